@@ -11,8 +11,12 @@ RCSD 70.6; with a random rubric 70.0. Gains peak near 100 steps; longer runs col
 import rcsd_jax.config
 
 
-def get_config():
-    """Paper profile; the authors' code has teacher.context ("reference", "rubric") and teacher.reason_first."""
+def get_config(profile="paper"):
+    """The method as the paper has it; ``--config=configs/rcsd.py:released`` as the authors' code has it.
+
+    There the teacher also reads the reference answer, writes an analysis of all that first, and the terms of the
+    divergence are clipped.
+    """
     config = rcsd_jax.config.default()
     config.name = "rcsd"
     config.description = "RCSD with learned rubrics"
@@ -28,6 +32,7 @@ def get_config():
     config.prompts.student_thinking = config.prompts.teacher_thinking = "on"
     config.prompts.student_lengths = (256, 512, 1024)
     config.prompts.teacher_lengths = (512, 1024, 2048)
+    config.prompts.profile = profile
     config.teacher.context = ("rubric",)
     config.teacher.weights.weights = "base"
 
@@ -45,4 +50,11 @@ def get_config():
     config.evaluation.sampling.temperature, config.evaluation.sampling.top_p = 0.7, 0.95
     config.evaluation.sampling.max_new_tokens = 8192
     config.evaluation.limit = 500
+
+    if profile == "released":
+        config.teacher.context = ("reference", "rubric")
+        config.teacher.reason_first = True
+        config.teacher.analysis.max_new_tokens = 4096
+        config.prompts.teacher_lengths = (5120, 6144, 7168)  # a prompt, its analysis and the transition
+        config.divergence.entry_clip = 0.05
     return config

@@ -14,9 +14,10 @@ cache had about 20% invalid rubrics; thinking is off here and an invalid rubric 
 from configs import rcsd
 
 
-def get_config():
-    """Paper profile: student sees x, teacher x and y*. ``--config.prompts.profile=released`` for the other one."""
+def get_config(profile="paper"):
+    """Student sees x, teacher x and y*; with ``--config=configs/rubric_generator.py:released`` x, y* and x, y*, r."""
     config = rcsd.get_config()
+    config.prompts.profile = profile
     config.name = "rubric_generator"
     config.description = "stage 1: a model that writes rubrics"
     config.task = "rubric"

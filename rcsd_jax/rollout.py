@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from rcsd_jax import config, data, learning, lm, sharding
@@ -50,7 +51,14 @@ class Generator:
         """One rollout; a question's noise is derived from its id, not from its place in the batch."""
         question_G = jnp.asarray([stable_id(name) for name in ids], jnp.int32)
         batch = place_prompts(prompts, self._lengths, self.tokenizer.pad_id, self._mesh)
-        return self._sampler(variables, batch, key, question_G)
+        compiled = self.compilations
+        rollout = self._sampler(variables, batch, key, question_G)
+        if self.compilations > max(compiled, len(self._lengths)):
+            logging.warning(
+                "the sampler was compiled %d times for %d prompt lengths: %d questions are a new batch size",
+                self.compilations, len(self._lengths), len(ids),
+            )  # fmt: skip
+        return rollout
 
     @property
     def compilations(self) -> int:
@@ -101,7 +109,7 @@ class Collector:
         )
         self._analyst = None
         if experiment.teacher.reason_first:
-            analysis = lm.SamplingConfig(temperature=0.7, top_p=0.95, max_new_tokens=experiment.teacher.analysis_tokens)
+            analysis = experiment.teacher.analysis
             self._analyst = Generator(model, analysis, 1, experiment.prompts.teacher_lengths, mesh)
         self.fitting = self._fit(problems)
         if not self.fitting.problems:
@@ -169,5 +177,5 @@ class Collector:
         context = self._experiment.teacher.context
         if self._analyst is None:
             return len(self.encoder.teacher(problem, context, rubric))
-        room = self._experiment.teacher.analysis_tokens
+        room = self._experiment.teacher.analysis.max_new_tokens
         return len(self.encoder.analyst(problem, context, rubric)) + room + len(self._after(problem))

@@ -108,31 +108,49 @@ def _loop(
     save: Callable[[int, TrainState], None],
 ) -> TrainState:
     for step in range(start, e.train.steps):
-        began = time.monotonic()
         batch, look = source.batch(state, step)
         state, numbers = step_function(state, batch)
-        # The step is dispatched: what the host does now, it does beside the device.
-        report(step + 1, look(), numbers, began)
+        report(step + 1, look, numbers)
         if (step + 1) % e.train.checkpoint_every == 0 or step + 1 == e.train.steps:
+            report.flush()
             save(step + 1, state)
     return state
 
 
 class Reporter:
-    """Takes down what a step gave, and stops the run where nothing can be learned any more."""
+    """Takes down what a step gave, and stops the run where nothing can be learned any more.
+
+    A step is read when the next one is dispatched, so that the host works beside the device.
+    """
 
     def __init__(
         self, e: config.Experiment, folder: Workdir, writer: metrics.MetricsWriter, progress: metrics.Progress
     ):
         self._config, self._folder, self._writer, self._progress = e.train, folder, writer, progress
+        self._clock = time.monotonic()
+        self._unread: tuple[int, Callable[[], sources.Numbers], Tree] | None = None
 
-    def __call__(self, step: int, host: sources.Numbers, numbers: Tree, began: float) -> None:
-        """Writes the metrics of ``step`` (counted from 1) and, if it is their turn, some of its rollouts."""
+    def __call__(self, step: int, look: Callable[[], sources.Numbers], numbers: Tree) -> None:
+        """Takes a step (counted from 1) that was just dispatched, and writes down the one before it."""
+        before, self._unread = self._unread, (step, look, numbers)
+        if before is not None:
+            self._write(*before)
+
+    def flush(self) -> None:
+        """Waits for the newest step and writes it down."""
+        if self._unread is not None:
+            self._write(*self._unread)
+        self._unread = None
+
+    def _write(self, step: int, look: Callable[[], sources.Numbers], numbers: Tree) -> None:
+        """The metrics, and if it is their turn, some rollouts."""
+        host = look()
         if host.trajectories and (step == 1 or step % self._config.trajectories_every == 0):
             kept = [dataclasses.asdict(trajectory) for trajectory in host.trajectories[:TRAJECTORIES]]
             write_json(self._folder / "trajectories" / f"step_{step:06d}.json", kept)
         row = {name: float(value) for name, value in jax.device_get(numbers).items()}
-        row |= host.metrics | {"step_seconds": time.monotonic() - began}
+        before, self._clock = self._clock, time.monotonic()
+        row |= host.metrics | {"step_seconds": self._clock - before}  # steps overlap: the times between reports add up
         self._writer.write(step, row)
         self._progress.advance(1, **{name: row[name] for name in SHOWN if name in row})
         if row["skipped_in_a_row"] >= self._config.max_skipped:

@@ -128,7 +128,7 @@ def test_a_teacher_with_the_students_weights_and_prompt_is_the_student(model):
 
 
 def test_reason_first_splices_the_sampled_analysis_into_the_teachers_prompt(model, monkeypatch):
-    e = teacher("base", ("reference",), reason_first=True, analysis_tokens=5)
+    e = teacher("base", ("reference",), reason_first=True, analysis=lm.SamplingConfig(max_new_tokens=5))
     placed = spy(monkeypatch)
     scored, asked, collector = collect(e, model, step=2)
     encoder, end = collector.encoder, model.tokenizer.eos_ids[0]
@@ -147,7 +147,7 @@ def test_reason_first_splices_the_sampled_analysis_into_the_teachers_prompt(mode
 
 
 def test_reason_first_keeps_room_for_the_whole_analysis(model):
-    e = teacher("base", ("reference",), reason_first=True, analysis_tokens=100)
+    e = teacher("base", ("reference",), reason_first=True, analysis=lm.SamplingConfig(max_new_tokens=100))
     with pytest.raises(ValueError, match="dropped: {'teacher prompt too long': 64}"):
         collect(e, model)
 

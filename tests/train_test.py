@@ -38,9 +38,10 @@ def meddle(monkeypatch, change):
 
 def kill_at(monkeypatch, at):
     def change(step, batch, look):
-        if step == at:
+        def killed():
             raise Killed
-        return batch, look
+
+        return batch, killed if step == at else look
 
     meddle(monkeypatch, change)
 

@@ -34,7 +34,6 @@ RANGES = {
     "data.rubric_share": (0, 1),
     "rubrics.retries": (0, None),
     "rubrics.min_criteria": (1, None),
-    "teacher.analysis_tokens": (1, None),
     "evaluation.limit": (0, None),
     "evaluation.batch": (1, None),
     "evaluation.samples": (0, None),

@@ -88,11 +88,14 @@ class Rubrics:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """What the teacher knows (``context``: any of reference, solution, rubric) and which weights it has."""
+    """What the teacher knows (``context``: any of reference, solution, rubric) and which weights it has.
+
+    With ``reason_first`` it first writes an analysis of that context, sampled as ``analysis`` says.
+    """
 
     context: tuple[str, ...] = ("rubric",)
     reason_first: bool = False
-    analysis_tokens: int = 1024
+    analysis: lm.SamplingConfig = lm.SamplingConfig(temperature=0.7, top_p=0.95, max_new_tokens=1024)
     weights: learning.TeacherConfig = learning.TeacherConfig()
 
 

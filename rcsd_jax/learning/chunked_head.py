@@ -14,11 +14,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from rcsd_jax.lm import logits_of
 from rcsd_jax.masked import masked_sum
 from rcsd_jax.types import Array, Tree
-
-# A row of the vocabulary that can not be drawn. Finite: inf - inf would be NaN in a difference of log-probabilities.
-NEVER = -1e30
 
 # Tokens of a chunk on one device: as many as have CHUNK_BYTES of float32 logits, within these bounds. With fewer,
 # matrix products read the head more than they use it; with more, a small vocabulary falls out of the cache.
@@ -27,15 +25,6 @@ FEWEST_TOKENS, MOST_TOKENS = 256, 1024
 
 # (logits_UV, rows, shared) -> (loss_U, metrics by name, each _U)
 LossOfLogits = Callable[[Array, Tree, Tree], tuple[Array, dict[str, Array]]]
-
-
-def logits_of(hidden_UD: Array, head_VD: Array, vocab_limit: int) -> Array:
-    """Float32 logits_UV; rows of the head from ``vocab_limit`` on belong to no token and get ``NEVER``."""
-    assert hidden_UD.dtype == head_VD.dtype, f"{hidden_UD.dtype=} {head_VD.dtype=}"
-    logits_UV = jnp.einsum("ud,vd->uv", hidden_UD, head_VD, preferred_element_type=jnp.float32)
-    if vocab_limit == head_VD.shape[0]:
-        return logits_UV
-    return jnp.where(jax.lax.broadcasted_iota(jnp.int32, logits_UV.shape, 1) < vocab_limit, logits_UV, NEVER)
 
 
 def head_sum(

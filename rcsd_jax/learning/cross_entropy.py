@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from rcsd_jax.learning.chunked_head import NEVER, head_sum
+from rcsd_jax.learning.chunked_head import head_sum
+from rcsd_jax.lm import logit_at
 from rcsd_jax.types import Array
 
 
@@ -44,8 +45,6 @@ def cross_entropy_sum(
 
 
 def _loss_of_logits(logits_UV: Array, tokens_U: Array, _: None) -> tuple[Array, dict[str, Array]]:
-    # A comparison with the column number fuses where a gather, and its scatter backward, would not.
-    hit_UV = jax.lax.broadcasted_iota(jnp.int32, logits_UV.shape, 1) == tokens_U[:, None]
-    token_logit_U = jnp.max(jnp.where(hit_UV, logits_UV, NEVER), axis=-1)
+    token_logit_U = logit_at(logits_UV, tokens_U)
     loss_U = jax.nn.logsumexp(logits_UV, axis=-1) - token_logit_U
     return loss_U, {"accuracy": token_logit_U >= jnp.max(logits_UV, axis=-1)}

@@ -14,7 +14,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from rcsd_jax.learning.chunked_head import NEVER, head_sum, logits_of
+from rcsd_jax.learning.chunked_head import head_sum
+from rcsd_jax.lm import NEVER, logit_at, logits_of
 from rcsd_jax.types import Array
 
 KINDS = ("kl_teacher_student", "kl_student_teacher", "jsd")
@@ -35,8 +36,8 @@ class DivergenceConfig:
       support: "full" vocabulary, or the ``top_k`` likeliest tokens of "teacher", "student" or the "union" of both.
       top_k: tokens of each in a support that is not "full".
       tail: one more entry holds the rest of the mass; without it both distributions are renormalised on the support.
-      entry_clip: cap of every entry's term before the sum over the vocabulary (0.05 in OPSD and RCSD). Terms are
-        capped from above only, so the sum may be negative.
+      entry_clip: cap of every entry's term before the sum over the vocabulary (0.05 in OPSD and in the code that the
+        authors of RCSD released). Terms are capped from above only, so the sum may be negative.
       token_clip: cap of a token's divergence; no gradient beyond it.
       reduction: "token" divides by the counted tokens of the global batch, "sequence" (the formula of the RCSD paper)
         by its completions, so that long ones weigh more.
@@ -90,6 +91,7 @@ def divergence_sum(
     *,
     vocab_limit: int,
     head_trainable: bool,
+    sampled: tuple[Array, Array] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sum over tokens of the divergence between teacher and student, chunk by chunk.
 
@@ -105,11 +107,13 @@ def divergence_sum(
       config: which divergence.
       vocab_limit: rows of the heads from here on belong to no token and are out of both distributions.
       head_trainable: False leaves out the gradient of the head.
+      sampled: (token_U, logp_U), the tokens and the log-probabilities that the sampler gave them at temperature 1.
 
     Returns:
       the sum, and sums of: ``divergence`` before clips (nats), ``teacher_entropy`` and ``student_entropy`` (nats, whole
-      vocabulary, at the temperature), ``top1_agreement``, and with clips ``clipped_entries`` (how many of a token's
-      entries) and ``clipped_tokens``.
+      vocabulary, at the temperature), ``top1_agreement``, with clips ``clipped_entries`` (of a token) and
+      ``clipped_tokens``, and with ``sampled`` the ``sampler_gap``: by how many nats the log-probability that the
+      student now gives to the sampled token differs from the sampler's.
 
     Raises:
       ValueError: ``top_k`` beyond the vocabulary.
@@ -122,7 +126,7 @@ def divergence_sum(
         functools.partial(_loss_of_logits, config, vocab_limit),
         student_hidden_UD,
         student_head_VD,
-        teacher_hidden_UD,
+        (teacher_hidden_UD, sampled),
         teacher_head_VD.astype(teacher_hidden_UD.dtype),
         weight_U,
         vocab_limit=vocab_limit,
@@ -132,10 +136,17 @@ def divergence_sum(
 
 
 def _loss_of_logits(
-    config: DivergenceConfig, vocab_limit: int, student_UV: Array, teacher_hidden_UD: Array, teacher_head_VD: Array
+    config: DivergenceConfig, vocab_limit: int, student_UV: Array, rows: tuple, teacher_head_VD: Array
 ) -> tuple[Array, dict[str, Array]]:
+    teacher_hidden_UD, sampled = rows
     teacher_UV = logits_of(teacher_hidden_UD, teacher_head_VD, vocab_limit)
-    return token_divergence(student_UV, teacher_UV, config)
+    loss_U, metrics = token_divergence(student_UV, teacher_UV, config)
+    if sampled is None:
+        return loss_U, metrics
+    token_U, sampler_logp_U = sampled
+    logits_UV = jax.lax.stop_gradient(student_UV)
+    logp_U = logit_at(logits_UV, token_U) - jax.nn.logsumexp(logits_UV, axis=-1)
+    return loss_U, metrics | {"sampler_gap": jnp.abs(logp_U - sampler_logp_U)}
 
 
 def token_divergence(student_UV: Array, teacher_UV: Array, config: DivergenceConfig) -> tuple[Array, dict[str, Array]]:

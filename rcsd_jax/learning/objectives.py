@@ -102,6 +102,7 @@ def distill_sum(
         config,
         vocab_limit=vocab_limit,
         head_trainable=head_trainable,
+        sampled=(rollout.completion_BC.reshape(-1), rollout.logp_BC.reshape(-1)),
     )
     tokens = _count(batch.weight_BC)
     count = tokens if config.reduction == "token" else _count(jnp.any(batch.weight_BC > 0, axis=1))

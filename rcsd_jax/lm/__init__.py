@@ -13,11 +13,12 @@ from rcsd_jax.lm.huggingface import export, load
 from rcsd_jax.lm.lora import merge
 from rcsd_jax.lm.sampler import Sampler, sample
 from rcsd_jax.lm.sampling import SamplingConfig
-from rcsd_jax.lm.scoring import hidden_of_completion, logp_of_tokens
+from rcsd_jax.lm.scoring import NEVER, hidden_of_completion, logit_at, logits_of, logp_of_tokens
 from rcsd_jax.lm.tokenizer import ChatTokenizer
 from rcsd_jax.lm.transformer import Block, Transformer, axes, head_VD, init, layer_variables
 
 __all__ = [
+    "NEVER",
     "Architecture",
     "Block",
     "ChatTokenizer",
@@ -35,6 +36,8 @@ __all__ = [
     "init",
     "layer_variables",
     "load",
+    "logit_at",
+    "logits_of",
     "logp_of_tokens",
     "merge",
     "read_architecture",

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from rcsd_jax import sharding
 from rcsd_jax.lm.attention import attend
 from rcsd_jax.lm.sampling import SamplingConfig, draw, row_noise
-from rcsd_jax.lm.scoring import _logits
+from rcsd_jax.lm.scoring import logits_of
 from rcsd_jax.lm.transformer import Block, Transformer, head_VD, layer_variables, positions_of
 from rcsd_jax.types import CUT, FINISHED, RUNNING, Array, PromptBatch, Rollout, Tree
 
@@ -103,7 +103,7 @@ def sample(
     head = head_VD(variables, transformer.architecture)
 
     def draw_column(state: Decoding, hidden_BD: Array) -> Decoding:
-        logits_BV = _logits(hidden_BD, head, vocab_limit)
+        logits_BV = logits_of(hidden_BD, head, vocab_limit)
         uniform_B = jax.lax.dynamic_index_in_dim(noise_BC, state.step, axis=1, keepdims=False)
         token_B, sampling_logp_B = draw(logits_BV, uniform_B, sampling)
         logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]

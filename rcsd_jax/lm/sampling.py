@@ -72,7 +72,7 @@ def draw(logits_BV: Array, uniform_B: Array, sampling: SamplingConfig) -> tuple[
     """Draws one token a row.
 
     Args:
-      logits_BV: float32; -inf on what has no token.
+      logits_BV: float32; far below all others on what has no token.
       uniform_B: in [0, 1); unused when greedy.
       sampling: temperature and filters.
 

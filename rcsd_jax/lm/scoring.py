@@ -11,6 +11,25 @@ import jax.numpy as jnp
 from rcsd_jax.lm.transformer import Transformer, positions_of
 from rcsd_jax.types import Array, PromptBatch, Tree
 
+# The logit of a row of the vocabulary that has no token. Finite: inf - inf would be NaN in a difference of two models.
+NEVER = -1e30
+
+
+def logits_of(hidden_UD: Array, head_VD: Array, vocab_limit: int) -> Array:
+    """Float32 logits_UV; rows of the head from ``vocab_limit`` on belong to no token and get ``NEVER``."""
+    assert hidden_UD.dtype == head_VD.dtype, f"{hidden_UD.dtype=} {head_VD.dtype=}"
+    logits_UV = jnp.einsum("ud,vd->uv", hidden_UD, head_VD, preferred_element_type=jnp.float32)
+    if vocab_limit == head_VD.shape[0]:
+        return logits_UV
+    return jnp.where(jax.lax.broadcasted_iota(jnp.int32, logits_UV.shape, 1) < vocab_limit, logits_UV, NEVER)
+
+
+def logit_at(logits_UV: Array, token_U: Array) -> Array:
+    """The logit of one token a row, float32 [U]; where the vocabulary lies on several devices it stays there."""
+    # A comparison with the column number fuses where a gather, and its scatter backward, would not.
+    hit_UV = jax.lax.broadcasted_iota(jnp.int32, logits_UV.shape, 1) == token_U[:, None]
+    return jnp.max(jnp.where(hit_UV, logits_UV, NEVER), axis=-1)
+
 
 def hidden_of_completion(
     transformer: Transformer,
@@ -63,13 +82,6 @@ def logp_of_tokens(hidden_UD: Array, head_VD: Array, tokens_U: Array, *, vocab_l
     return logp_XU.T.reshape(-1)[:U]
 
 
-def _logits(hidden_UD: Array, head_VD: Array, vocab_limit: int) -> Array:
-    logits_UV = jnp.einsum("ud,vd->uv", hidden_UD, head_VD, preferred_element_type=jnp.float32)
-    if vocab_limit == head_VD.shape[0]:
-        return logits_UV
-    return jnp.where((jnp.arange(head_VD.shape[0]) < vocab_limit)[None, :], logits_UV, -jnp.inf)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _logp(hidden_XUD: Array, head_VD: Array, tokens_XU: Array, vocab_limit: int) -> Array:
     return _logp_forward(hidden_XUD, head_VD, tokens_XU, vocab_limit)[0]
@@ -78,9 +90,9 @@ def _logp(hidden_XUD: Array, head_VD: Array, tokens_XU: Array, vocab_limit: int)
 def _logp_forward(hidden_XUD: Array, head_VD: Array, tokens_XU: Array, vocab_limit: int) -> tuple[Array, tuple]:
     def chunk(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         hidden_UD, tokens_U = inputs
-        logits_UV = _logits(hidden_UD, head_VD, vocab_limit)
+        logits_UV = logits_of(hidden_UD, head_VD, vocab_limit)
         total_U = jax.nn.logsumexp(logits_UV, axis=-1)
-        return jnp.take_along_axis(logits_UV, tokens_U[:, None], axis=-1)[:, 0] - total_U, total_U
+        return logit_at(logits_UV, tokens_U) - total_U, total_U
 
     logp_XU, total_XU = jax.lax.map(chunk, (hidden_XUD, tokens_XU))
     return logp_XU, (hidden_XUD, head_VD, tokens_XU, total_XU)
@@ -91,7 +103,7 @@ def _logp_backward(vocab_limit: int, residuals: tuple, weight_XU: Array) -> tupl
 
     def chunk(head_gradient_VD: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
         hidden_UD, tokens_U, total_U, weight_U = inputs
-        p_UV = jnp.exp(_logits(hidden_UD, head_VD, vocab_limit) - total_U[:, None])
+        p_UV = jnp.exp(logits_of(hidden_UD, head_VD, vocab_limit) - total_U[:, None])
         hit_UV = jnp.arange(head_VD.shape[0])[None, :] == tokens_U[:, None]
         gradient_UV = ((hit_UV - p_UV) * weight_U[:, None]).astype(hidden_UD.dtype)
         einsum = partial(jnp.einsum, preferred_element_type=jnp.float32)
