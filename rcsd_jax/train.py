@@ -14,12 +14,26 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from absl import logging
 from jax.sharding import Mesh
 
-from rcsd_jax import checkpoint, command, config, evaluate, learning, lm, metrics, models, sharding, sources
+from rcsd_jax import (
+    checkpoint,
+    command,
+    compilations,
+    config,
+    evaluate,
+    learning,
+    lm,
+    metrics,
+    models,
+    sharding,
+    sources,
+)
 from rcsd_jax.types import TrainState, Tree
 from rcsd_jax.workdir import Workdir, write_json
 
+WARM = 3  # steps after which no function should need compiling any more
 TRAJECTORIES = 8  # rollouts that are kept as text, of a step whose turn it is
 SHOWN = ("loss", "accuracy", "rollout_accuracy", "rollout_valid")  # in the progress line
 
@@ -128,6 +142,7 @@ class Reporter:
     ):
         self._config, self._folder, self._writer, self._progress = e.train, folder, writer, progress
         self._clock = time.monotonic()
+        self._compiled, self._steps = len(compilations.ledger()), 0
         self._unread: tuple[int, Callable[[], sources.Numbers], Tree] | None = None
 
     def __call__(self, step: int, look: Callable[[], sources.Numbers], numbers: Tree) -> None:
@@ -145,6 +160,7 @@ class Reporter:
     def _write(self, step: int, look: Callable[[], sources.Numbers], numbers: Tree) -> None:
         """The metrics, and if it is their turn, some rollouts."""
         host = look()
+        self._warn_of_compilations(step)
         if host.trajectories and (step == 1 or step % self._config.trajectories_every == 0):
             kept = [dataclasses.asdict(trajectory) for trajectory in host.trajectories[:TRAJECTORIES]]
             write_json(self._folder / "trajectories" / f"step_{step:06d}.json", kept)
@@ -163,6 +179,13 @@ class Reporter:
                 f"finite; the weights are those before them. See {self._folder / 'diverged.json'}; lower "
                 "config.optimizer.learning_rate or config.optimizer.max_grad_norm"
             )
+
+    def _warn_of_compilations(self, step: int) -> None:
+        """Every shape costs its compilation: a run should meet all of its shapes at once."""
+        new = compilations.ledger()[self._compiled :]
+        self._compiled, self._steps = self._compiled + len(new), self._steps + 1
+        for line in new if self._steps > WARM else ():
+            logging.warning("compiled late, by step %d: %s%s, %.1f s", step + 1, line.name, line.shapes, line.seconds)
 
 
 def _totals(rows: list[dict[str, float]]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """The folder of one run: what it was asked (config.json), where it ran (env.json), and whether it ended (done.json).
 
     config.json  env.json  metrics.jsonl  tensorboard/  checkpoints/  trajectories/  model/  diverged.json
-    evaluation/  rubrics.jsonl  quality.json  done.json
+    evaluation/  rubrics.jsonl  quality.json  compilations.json  done.json
 
 A folder belongs to one config: opened again with the same one it is continued, with another it is refused.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -20,7 +21,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from rcsd_jax import config
+from rcsd_jax import compilations, config
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "grain", "numpy")
 
@@ -36,6 +37,7 @@ class Workdir:
         self.folder = epath.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._config = config.to_json(experiment)
+        self._compiled_before = len(compilations.ledger())  # by earlier runs of this process
         path = self.folder / "config.json"
         if path.exists():
             _refuse_another(json.loads(path.read_text()), json.loads(self._config), self.folder)
@@ -54,6 +56,8 @@ class Workdir:
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Says that everything in the folder is complete."""
         if jax.process_index() == 0:
+            compiled = compilations.ledger()[self._compiled_before :]
+            write_json(self.folder / "compilations.json", [dataclasses.asdict(line) for line in compiled])
             write_json(self.folder / "done.json", summary)
         return summary
 
