@@ -32,7 +32,7 @@ def export(experiment: config.Experiment, workdir: str, folder: str) -> int:
         model = models.load(experiment.model, experiment.seed, mesh)
         meta = sources.of(experiment, model, mesh).meta
         with checkpoint.Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-            restored = checkpoints.restore(models.initial_state(experiment, model, mesh), meta)
+            restored = checkpoints.restore(models.abstract_state(experiment, model.transformer, mesh), meta)
         if restored is None:
             raise ValueError(f"{run / 'checkpoints'} holds no checkpoint yet: wait for the first, or train the run")
         lm.export(folder, model.transformer, restored.state.variables, model.tokenizer)

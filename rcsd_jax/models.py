@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -55,11 +56,20 @@ def teacher_of(experiment: config.Experiment) -> learning.TeacherConfig:
 
 def initial_state(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> TrainState:
     """The state before the first step; it takes the weights of ``model`` over."""
-    return learning.init_state(
-        model.transformer,
-        model.variables,
-        trainable=experiment.model.trainable,
-        optimizer=experiment.optimizer,
-        teacher=teacher_of(experiment),
-        mesh=mesh,
+    return learning.init_state(model.transformer, model.variables, mesh=mesh, **_learning(experiment))
+
+
+def abstract_state(experiment: config.Experiment, transformer: lm.Transformer, mesh: Mesh) -> TrainState:
+    """Shapes, types and layout of the state, without its numbers: what a checkpoint is restored into."""
+    variables = jax.eval_shape(functools.partial(lm.init, transformer), jax.random.key(0))
+    initial = functools.partial(learning.init_state, transformer, **_learning(experiment))
+    layout = learning.state_shardings(transformer, mesh, **_learning(experiment))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        jax.eval_shape(initial, variables),
+        layout,
     )
+
+
+def _learning(e: config.Experiment) -> dict[str, Any]:
+    return {"trainable": e.model.trainable, "optimizer": e.optimizer, "teacher": teacher_of(e)}

@@ -97,9 +97,10 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
 
     def batch(state: TrainState, step: int) -> tuple[Tree, Callable[[], Numbers]]:
         scored, asked = collector(state, step)
-        return scored, lambda: _look(scored, asked)
+        teacher_tokens = collector.teacher_tokens  # of this step: it is looked at when the next one is under way
+        return scored, lambda: _look(scored, asked, teacher_tokens)
 
-    def _look(scored: ScoredBatch, asked: Sequence[Problem]) -> Numbers:
+    def _look(scored: ScoredBatch, asked: Sequence[Problem], teacher_tokens: int) -> Numbers:
         rollout = scored.rollout
         texts = collector.generator.texts(rollout)
         good = [[is_good(problem, text) for text in samples] for problem, samples in zip(asked, texts, strict=True)]
@@ -110,7 +111,7 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
             "rollout_length": float(valid_BC.sum(axis=1).mean()),
             "rollout_finished": float(finished_B.mean()),
             "sampled_tokens": float(valid_BC.sum()),
-            "teacher_tokens": float(collector.teacher_tokens + valid_BC.sum()),
+            "teacher_tokens": float(teacher_tokens + valid_BC.sum()),
             "sampler_compilations": float(collector.generator.compilations),
         }
         first = [

@@ -65,8 +65,6 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
     model = models.load(e.model, e.seed, mesh)
     transformer, tokenizer = model.transformer, model.tokenizer
     source = sources.of(e, model, mesh)
-    state = models.initial_state(e, model, mesh)
-    del model  # the first step donates its weights
     step_function = learning.make_train_step(
         transformer,
         learning.OBJECTIVES[e.objective],
@@ -79,10 +77,9 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
     )
     with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
         # 2. The newest sound checkpoint, if this run was here before; metrics after it are cut off.
-        restored = checkpoints.restore(state, source.meta)
-        start = 0
-        if restored is not None:
-            start, state = restored.step, restored.state
+        restored = checkpoints.restore(models.abstract_state(e, transformer, mesh), source.meta)
+        start, state = (0, models.initial_state(e, model, mesh)) if restored is None else restored[:2]
+        del model  # the first step donates its weights
         with (
             metrics.MetricsWriter(
                 folder.folder,
