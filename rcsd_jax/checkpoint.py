@@ -34,11 +34,13 @@ T = TypeVar("T")
 class Meta:
     """What a state belongs to. Only ``metrics_bytes`` may differ between a saved run and the one that continues it.
 
+    ``frozen_hash`` stands for the weights that the run does not change and the checkpoint does not hold.
     ``metrics_bytes`` is the length of metrics.jsonl when the state was saved: what was written later is cut off on
     resume, and written again.
     """
 
     config_hash: str = ""
+    frozen_hash: str = ""
     rubrics_hash: str = ""
     data_hash: str = ""
     metrics_bytes: int = 0
@@ -59,6 +61,7 @@ class Mismatch(ValueError):
 def compare_meta(stored: Meta, wanted: Meta) -> list[str]:
     """What forbids to continue ``stored`` as ``wanted``, one line each; empty if nothing does."""
     cures = {
+        "frozen_hash": "the weights under the adapters changed, put back those that the run began with",
         "config_hash": "give the old config, or another workdir",
         "rubrics_hash": "put back the rubrics that the run began with, or use another workdir",
         "data_hash": "put back the data that the run began with, or use another workdir",

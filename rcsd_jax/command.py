@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -70,12 +72,42 @@ def _list_in_help(flag: flags.FlagHolder) -> None:
 
 
 def _parse(arguments: list[str]) -> list[str]:
+    cleared = [x for x in arguments if x.startswith("--config.") and x.endswith("=None")]  # absl has no None
     try:
-        return app.parse_flags_with_usage(arguments)
-    except (AttributeError, KeyError) as error:  # an override of a key that the config does not have
-        sys.exit(f"error: unknown key {error.args[0]}")
+        _refuse_unknown_keys(arguments)
+        left = app.parse_flags_with_usage([x for x in arguments if x not in cleared])
     except OSError as error:
         sys.exit(f"error: {error}")
+    for override in cleared:
+        *sections, key = override.removeprefix("--config.").removesuffix("=None").split(".")
+        section = functools.reduce(getattr, sections, _CONFIG.value)
+        with section.ignore_type():  # whether it may be None is for the door to say
+            section[key] = None
+    return left
+
+
+def _refuse_unknown_keys(arguments: list[str]) -> None:
+    """Ends the command with every override of a key that the config does not have, and the nearest right name."""
+    files = [x.removeprefix("--config=") for x in arguments if x.startswith("--config=")]
+    if not files:
+        return
+    values = flags.FLAGS["config"].parser.parse(files[-1])
+    errors = []
+    for override in arguments:
+        if not override.startswith("--config."):
+            continue
+        section, path = values, "config"
+        for key in override.split("=")[0].removeprefix("--config.").split("."):
+            name = key.split("[")[0]
+            if not isinstance(section, config_dict.ConfigDict) or name not in section:
+                known = sorted(section) if isinstance(section, config_dict.ConfigDict) else []
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"{path} has {', '.join(known) or 'no keys'}"
+                errors.append(f"  - {path}.{name} is unknown: {hint}")
+                break
+            section, path = section[name], f"{path}.{name}"
+    if errors:
+        sys.exit("error: the command line has unknown keys:\n" + "\n".join(errors))
 
 
 def _required(flag: flags.FlagHolder, example: str) -> Any:

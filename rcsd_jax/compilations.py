@@ -64,12 +64,12 @@ def _listen() -> None:
     jax.monitoring.register_event_duration_secs_listener(_add_seconds)
 
 
-def _add_seconds(event: str, seconds: float, **about: Any) -> None:
+def _add_seconds(event: str, duration_secs: float, **about: Any) -> None:
     if event not in _STAGES:
         return
     name = str(about.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
     # Stages follow the trace; the last line of that name is the one that is being compiled.
     for line in reversed(_ledger):
         if line.name == name:
-            line.seconds += seconds
+            line.seconds += duration_secs
             return

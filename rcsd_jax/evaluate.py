@@ -28,13 +28,14 @@ def evaluate(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
     Returns:
       The summary: for each split and mode every metric with its mean and interval, and what it cost.
     """
+    mesh = sharding.make_mesh(experiment.mesh)
+    sharding.check_rows({"config.evaluation.batch": experiment.evaluation.batch}, mesh)
     folder = Workdir(workdir, experiment)
     summary = folder.done()
     if summary is not None:
         return summary
-    mesh = sharding.make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
-        model = models.load(experiment.model, experiment.seed, mesh)
+        model = models.load(models.without_adapters(experiment.model), experiment.seed, mesh)
         return folder.finish(evaluate_model(experiment, model, folder, mesh))
 
 
@@ -48,8 +49,8 @@ def evaluate_model(
         modes["greedy"] = (dataclasses.replace(wanted.sampling, temperature=0.0), 1)
     started, results, tokens = time.monotonic(), {}, 0
     encoder = Encoder(model.tokenizer, experiment.prompts)
-    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
     asked = {split: _ask(experiment, encoder, split) for split in wanted.splits}
+    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
     total = sum(samples > 0 for _, samples in modes.values()) * sum(len(problems) for problems, _, _ in asked.values())
     with metrics.Progress(experiment.name, total, unit="answered questions") as progress:
         for mode, (sampling, samples) in modes.items():
@@ -83,6 +84,7 @@ def _ask(
 ) -> tuple[list[Problem], list[list[int]], dict[str, int]]:
     """The problems of a split that can be asked, their prompts, and how many were dropped, by reason."""
     problems = questions.load(dataclasses.replace(experiment.data, limit=experiment.evaluation.limit), split)
+    problems = list({problem.id: problem for problem in problems}.values())  # a record has its id for a name
     context, longest = experiment.evaluation.context, _lengths(experiment)[-1]
     guidance = questions.guidance(experiment, problems) if "rubric" in context else {}
     kept, prompts, dropped = [], [], collections.Counter()

@@ -10,6 +10,7 @@ import sys
 
 import jax
 from absl import flags
+from etils import epath
 
 from rcsd_jax import checkpoint, command, config, lm, models, sharding, sources
 from rcsd_jax.workdir import Workdir
@@ -26,6 +27,8 @@ def export(experiment: config.Experiment, workdir: str, folder: str) -> int:
     Raises:
       ValueError: the workdir has another config, or no checkpoint.
     """
+    if not (epath.Path(workdir) / "config.json").exists():
+        raise ValueError(f"{workdir} holds no run: give the --workdir of a training run")
     run = Workdir(workdir, experiment)
     mesh = sharding.make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
@@ -35,7 +38,7 @@ def export(experiment: config.Experiment, workdir: str, folder: str) -> int:
             restored = checkpoints.restore(models.abstract_state(experiment, model.transformer, mesh), meta)
         if restored is None:
             raise ValueError(f"{run / 'checkpoints'} holds no checkpoint yet: wait for the first, or train the run")
-        lm.export(folder, model.transformer, restored.state.variables, model.tokenizer)
+        lm.export(folder, model.transformer, models.whole(restored.state, model).variables, model.tokenizer)
     return restored.step
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
+import json
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
-from rcsd_jax import config, data, learning, lm, sharding
+from rcsd_jax import checkpoint, config, data, learning, lm, sharding
 from rcsd_jax.randomness import key_for
 from rcsd_jax.types import TrainState, Tree
 
@@ -54,20 +57,46 @@ def teacher_of(experiment: config.Experiment) -> learning.TeacherConfig:
     return experiment.teacher.weights if experiment.objective == "distill" else learning.TeacherConfig("live")
 
 
+def without_adapters(model: config.Model) -> config.Model:
+    """The same for one who does not train: fresh adapters add nothing and cost time at every token."""
+    return dataclasses.replace(model, trainable="params")
+
+
 def initial_state(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> TrainState:
     """The state before the first step; it takes the weights of ``model`` over."""
     return learning.init_state(model.transformer, model.variables, mesh=mesh, **_learning(experiment))
 
 
+def learned(state: TrainState) -> TrainState:
+    """The state without the weights that nothing changes: what a checkpoint holds."""
+    return dataclasses.replace(state, variables={state.trainable: state.variables[state.trainable]})
+
+
+def whole(state: TrainState, model: LanguageModel) -> TrainState:
+    """A learned state together with the frozen weights of the model that it belongs to."""
+    return dataclasses.replace(state, variables={**model.variables, **state.variables})
+
+
+def frozen_hash(experiment: config.Experiment, model: LanguageModel) -> str:
+    """What the frozen weights are, in short: a learned state belongs to these and no others."""
+    frozen = {name: tree for name, tree in model.variables.items() if name != experiment.model.trainable}
+    return weights_hash(frozen) if frozen else ""
+
+
+def weights_hash(variables: Tree) -> str:
+    """A short hash of weights, the same for any layout over devices."""
+    return hashlib.sha256(json.dumps(checkpoint.describe(variables), sort_keys=True).encode()).hexdigest()[:16]
+
+
 def abstract_state(experiment: config.Experiment, transformer: lm.Transformer, mesh: Mesh) -> TrainState:
-    """Shapes, types and layout of the state, without its numbers: what a checkpoint is restored into."""
+    """Shapes, types and layout of the learned state, without its numbers: what a checkpoint is restored into."""
     variables = jax.eval_shape(functools.partial(lm.init, transformer), jax.random.key(0))
     initial = functools.partial(learning.init_state, transformer, **_learning(experiment))
     layout = learning.state_shardings(transformer, mesh, **_learning(experiment))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        jax.eval_shape(initial, variables),
-        layout,
+        learned(jax.eval_shape(initial, variables)),
+        learned(layout),
     )
 
 

@@ -19,8 +19,9 @@ def load(questions: config.Data, split: str) -> list[Problem]:
     if questions.source == "science":
         splits = data.science.splits(questions.science)
     else:
+        problems = data.read(questions.source, questions.path, max_bad_rows=questions.max_bad_rows)
         shares = {"eval": questions.eval_share, "rubric": questions.rubric_share}
-        splits = data.divide(data.read(questions.source, questions.path), shares, rest="train")
+        splits = data.divide(problems, shares, rest="train")
     if split not in splits:
         raise ValueError(f"there is no split {split!r} in {questions.source}: use one of {', '.join(splits)}")
     problems = splits[split]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -97,6 +97,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first dimension over data and fsdp, the others whole."""
     return NamedSharding(mesh, spec(("batch",)))
+
+
+def check_rows(rows: Mapping[str, int], mesh: Mesh) -> None:
+    """Refuses batches that the mesh cannot deal out evenly, before anything is loaded.
+
+    Args:
+      rows: what gives the size of a batch -> that size, such as {"config.train.questions": 32}.
+      mesh: the mesh.
+
+    Raises:
+      ValueError: one line for each batch that does not divide.
+    """
+    parts = math.prod(mesh.shape[axis] for axis in TABLE["batch"])
+    wrong = [f"{name} is {number}" for name, number in rows.items() if number % parts]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)}: rows are dealt out to {parts} devices (data * fsdp of the mesh), give multiples of "
+            f"{parts}, or use more of the devices along tensor"
+        )
 
 
 def place_batch(batch: Tree, mesh: Mesh) -> Tree:

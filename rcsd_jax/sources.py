@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rcsd_jax import checkpoint, config, data, evaluation, questions, rubrics, sharding
+from rcsd_jax import checkpoint, config, data, evaluation, models, questions, rubrics, sharding
 from rcsd_jax.encoding import Encoder
 from rcsd_jax.examples import supervised_examples
 from rcsd_jax.models import LanguageModel
@@ -76,7 +76,7 @@ def rows(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> Sou
         "rows": count,
         "padding_share": round(float(np.mean(packed.segments_BT == 0)), 4),
     }
-    return Source(batch, facts, _meta(experiment, problems, ""))
+    return Source(batch, facts, _meta(experiment, model, problems, ""))
 
 
 def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> Source:
@@ -124,13 +124,21 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
         "questions": len(collector.fitting.problems),
         "dropped": {reason: len(ids) for reason, ids in collector.fitting.dropped.items()},
     }
-    used = [_shown(guidance.get(problem.id)) for problem in collector.fitting.problems]
-    return Source(batch, facts, _meta(experiment, problems, hashlib.sha256("\n".join(used).encode()).hexdigest()))
+    used = "\n".join(_shown(guidance.get(problem.id)) for problem in collector.fitting.problems)
+    meta = _meta(experiment, model, problems, hashlib.sha256(used.encode()).hexdigest())
+    return Source(batch, facts, meta)
 
 
 def _shown(rubric: Any) -> str:
     return rubrics.to_json(rubric) if rubric is not None else ""
 
 
-def _meta(experiment: config.Experiment, problems: Sequence[Problem], rubrics_hash: str) -> checkpoint.Meta:
-    return checkpoint.Meta(config.content_hash(experiment), rubrics_hash, data.content_hash(problems))
+def _meta(
+    experiment: config.Experiment, model: LanguageModel, problems: Sequence[Problem], rubrics_hash: str
+) -> checkpoint.Meta:
+    return checkpoint.Meta(
+        config_hash=config.content_hash(experiment),
+        frozen_hash=models.frozen_hash(experiment, model),
+        rubrics_hash=rubrics_hash,
+        data_hash=data.content_hash(problems),
+    )

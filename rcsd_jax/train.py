@@ -51,11 +51,12 @@ def train(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
     Raises:
       Diverged: ``train.max_skipped`` steps in a row could not be used; diverged.json has their numbers.
     """
+    mesh = sharding.make_mesh(experiment.mesh)
+    sharding.check_rows(_rows(experiment), mesh)
     folder = Workdir(workdir, experiment)
     summary = folder.done()
     if summary is not None:
         return summary
-    mesh = sharding.make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
         return folder.finish(_train(experiment, folder, mesh))
 
@@ -78,7 +79,8 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
     with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
         # 2. The newest sound checkpoint, if this run was here before; metrics after it are cut off.
         restored = checkpoints.restore(models.abstract_state(e, transformer, mesh), source.meta)
-        start, state = (0, models.initial_state(e, model, mesh)) if restored is None else restored[:2]
+        start = 0 if restored is None else restored.step
+        state = models.initial_state(e, model, mesh) if restored is None else models.whole(restored.state, model)
         del model  # the first step donates its weights
         with (
             metrics.MetricsWriter(
@@ -96,7 +98,7 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
 
             def save(step: int, state: TrainState) -> None:
                 meta = dataclasses.replace(source.meta, metrics_bytes=writer.position)
-                checkpoints.save(step, state, meta)
+                checkpoints.save(step, models.learned(state), meta)
 
             state = _loop(e, source, step_function, state, start, report, save)
     # 4. The model for others to load, what all this was, and how good the model is.
@@ -107,6 +109,15 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
         trained = models.LanguageModel(transformer, state.variables, tokenizer)
         summary["evaluation"] = evaluate.evaluate_model(e, trained, folder, mesh)
     return summary
+
+
+def _rows(e: config.Experiment) -> dict[str, int]:
+    name = "questions" if e.objective == "distill" else "rows"
+    number, parts = getattr(e.train, name), e.train.micro_batches
+    rows = {f"config.train.{name}" + (f" / {parts} micro_batches" if parts > 1 else ""): number // parts}
+    if e.task == "answer" and e.evaluation.splits:
+        rows["config.evaluation.batch"] = e.evaluation.batch
+    return rows
 
 
 def _loop(

@@ -3,7 +3,8 @@
     config.json  env.json  metrics.jsonl  tensorboard/  checkpoints/  trajectories/  model/  diverged.json
     evaluation/  rubrics.jsonl  quality.json  compilations.json  done.json
 
-A folder belongs to one config: opened again with the same one it is continued, with another it is refused.
+A folder belongs to one config: opened again with the same one it is continued, with another it is refused. Keys that no
+number depends on (``config.FREE``) may change, and so may all of them while nothing was made in the folder.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from etils import epath
 
 from rcsd_jax import compilations, config
 
+MADE = ("checkpoints", "metrics.jsonl", "rubrics.jsonl", "evaluation", "model", "done.json")  # what costs work to make
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "grain", "numpy")
 
 
@@ -38,11 +40,12 @@ class Workdir:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._config = config.to_json(experiment)
         self._compiled_before = len(compilations.ledger())  # by earlier runs of this process
-        path = self.folder / "config.json"
-        if path.exists():
-            _refuse_another(json.loads(path.read_text()), json.loads(self._config), self.folder)
-        elif jax.process_index() == 0:
-            write_json(path, json.loads(self._config))
+        path, wanted = self.folder / "config.json", json.loads(self._config)
+        old = json.loads(path.read_text()) if path.exists() else None
+        if old is not None and any((self.folder / name).exists() for name in MADE):
+            _refuse_another(old, wanted, self.folder)
+        if old != wanted and jax.process_index() == 0:
+            write_json(path, wanted)
             write_json(self.folder / "env.json", environment())
 
     def __truediv__(self, name: str) -> epath.Path:
@@ -72,16 +75,9 @@ def write_json(path: epath.Path, value: Any) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions, devices and commit: what a number in this folder depends on besides its config."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=os.path.dirname(__file__),
-    )
     return {
         "command": " ".join(sys.argv),
-        "commit": git.stdout.strip() or None,
+        "commit": _commit(),
         "devices": [str(device.device_kind) for device in jax.devices()],
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "processes": jax.process_count(),
@@ -91,8 +87,18 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _commit() -> str | None:
+    """The commit of this code, "-dirty" where it was edited; None outside a clone or without git."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        git = subprocess.run(command, capture_output=True, text=True, check=False, cwd=os.path.dirname(__file__))
+    except OSError:
+        return None
+    return git.stdout.strip() or None
+
+
 def _refuse_another(old: Any, new: Any, folder: epath.Path) -> None:
-    differences = list(_differences(old, new, "config"))
+    differences = list(_differences(config.without_free(old), config.without_free(new), "config"))
     if differences:
         raise ValueError(
             f"{folder} holds a run of another config:\n"

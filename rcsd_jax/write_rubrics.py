@@ -30,13 +30,14 @@ def write_rubrics(experiment: config.Experiment, workdir: str) -> dict[str, Any]
     Returns:
       The summary that done.json holds: valid, retried and dropped with reasons, mean quality, tokens, seconds.
     """
+    mesh = sharding.make_mesh(experiment.mesh)
+    sharding.check_rows({"config.evaluation.batch": experiment.evaluation.batch}, mesh)
     folder = Workdir(workdir, experiment)
     summary = folder.done()
     if summary is not None:
         return summary
-    mesh = sharding.make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
-        model = models.load(experiment.model, experiment.seed, mesh)
+        model = models.load(models.without_adapters(experiment.model), experiment.seed, mesh)
         return folder.finish(_write(experiment, model, folder, mesh))
 
 
@@ -51,7 +52,8 @@ def _write(
     prompts = {problem.id: encoder.student(problem) for problem in problems}
     asked = [problem for problem in problems if len(prompts[problem.id]) <= e.prompts.student_lengths[-1]]
     too_long = len(problems) - len(asked)
-    keys = {problem.id: _key(e, problem, prompts[problem.id]) for problem in asked}
+    generator_name = f"{e.model.source}@{models.weights_hash(model.variables)}"
+    keys = {problem.id: _key(e, generator_name, problem, prompts[problem.id]) for problem in asked}
     # A question that stands in the data several times is asked once.
     left = list({keys[problem.id]: problem for problem in asked if keys[problem.id] not in cache}.values())
     generator = Generator(model, e.sampling, 1, e.prompts.student_lengths, mesh)
@@ -80,9 +82,9 @@ def _write(
     }
 
 
-def _key(e: config.Experiment, problem: Problem, prompt: Sequence[int]) -> rubrics.RubricKey:
+def _key(e: config.Experiment, generator: str, problem: Problem, prompt: Sequence[int]) -> rubrics.RubricKey:
     sampling = json.dumps({**dataclasses.asdict(e.sampling), "seed": e.seed, "retries": e.rubrics.retries})
-    return rubrics.RubricKey(rubrics.prompts.question_text(problem), e.model.source, json.dumps(list(prompt)), sampling)
+    return rubrics.RubricKey(rubrics.prompts.question_text(problem), generator, json.dumps(list(prompt)), sampling)
 
 
 def _read(text: str, problem: Problem, rules: rubrics.RubricRules, origin: str, attempt: int) -> rubrics.Entry:

@@ -41,13 +41,14 @@ def test_a_key_is_overridden_from_the_command_line(called, tmp_path):
         "--config.train.samples=4",
         "--config.teacher.context=('reference', 'rubric')",
         "--config.divergence.token_clip=0.5",
+        "--config.optimizer.max_grad_norm=None",
         "--config.model.compute.scan_layers=false",
     )
     assert not code
     assert workdir == f"{tmp_path}/a b", "with and without the last slash it is one folder"
     assert (found.data.path, found.optimizer.learning_rate, found.train.samples) == ("questions.jsonl", 1e-6, 4)
     assert found.teacher.context == ("reference", "rubric")
-    assert found.divergence.token_clip == 0.5
+    assert found.divergence.token_clip == 0.5 and found.optimizer.max_grad_norm is None
     assert found.model.compute.scan_layers is False
     assert found.model.source == "Qwen/Qwen3-8B", "what is not overridden is that of the file"
 
@@ -60,8 +61,17 @@ def test_a_key_is_overridden_from_the_command_line(called, tmp_path):
         (["--config=configs/rcsd.py", "--workdir=w", "config.train.steps=3"], "['config.train.steps=3'] belong to no"),
         (
             ["--config=configs/rcsd.py", "--workdir=w", "--config.train.stepz=3"],
-            'Did you mean "steps" instead of "stepz"',
+            "config.train.stepz is unknown: did you mean 'steps'?",
         ),
+        (
+            ["--config=configs/rcsd.py", "--workdir=w", "--config.optimizer.lr=1", "--config.sampling.x=2"],
+            "config.optimizer.lr is unknown: config.optimizer has b1",
+        ),
+        (
+            ["--config=configs/rcsd.py", "--workdir=w", "--config.seed.x=2"],
+            "config.seed.x is unknown",
+        ),
+        (["--config=configs/rcsd.py", "--workdir=w", "--config.train.steps=None"], "config.train.steps is None"),
         (["--config=configs/rcsd.py", "--workdir=w", "--config.train.steps=0"], "config.train.steps is 0"),
         (["--config=configs/rcsd.py", "--workdir=w", "--config.optimizer.eps=nan"], "eps is nan: give a finite"),
         (["--config=configs/rscd.py", "--workdir=w"], "configs/rscd.py"),
@@ -116,7 +126,8 @@ def test_a_leftover_argument_fails_the_process(tmp_path):
 
 
 def test_a_folder_belongs_to_one_config_and_says_which_keys_differ(tmp_path):
-    Workdir(tmp_path, experiment())
+    Workdir(tmp_path, experiment(seed=1))
+    (Workdir(tmp_path, experiment()) / "checkpoints").mkdir()  # nothing was made before: it may have been a slip
     Workdir(tmp_path, experiment())
     with pytest.raises(ValueError) as caught:
         Workdir(tmp_path, experiment(train__steps=7, prompts__teacher_lengths=(64, 128)))
@@ -125,6 +136,16 @@ def test_a_folder_belongs_to_one_config_and_says_which_keys_differ(tmp_path):
     assert "config.prompts.teacher_lengths was [112], is [64, 128]" in told
     assert told.count("\n  - ") == 2 and "use another --workdir" in told
     assert config.read(json.loads((tmp_path / "config.json").read_text())) == experiment()
+    saving = experiment(train__checkpoint_every=7, mesh__fsdp=4)
+    Workdir(tmp_path, saving)
+    assert config.read(json.loads((tmp_path / "config.json").read_text())) == saving, "no number depends on these"
+    assert config.content_hash(saving) == config.content_hash(experiment()) != config.content_hash(experiment(seed=1))
+
+
+def test_a_machine_without_git_has_no_commit_and_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    Workdir(tmp_path, experiment())
+    assert json.loads((tmp_path / "env.json").read_text())["commit"] is None
 
 
 def test_a_run_is_done_when_it_says_so(tmp_path):

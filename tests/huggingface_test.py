@@ -1,7 +1,6 @@
 """A Hugging Face folder and a model are the same thing: numbers agree with transformers, bytes survive, errors name."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -22,7 +21,7 @@ REFERENCES = Path(__file__).parent / "references"
 CASES = sorted(path.name for path in REFERENCES.iterdir() if (path / "config.json").is_file())
 FLOAT32 = lm.Compute()
 BFLOAT16 = lm.Compute(dtype="bfloat16", param_dtype="bfloat16")
-SMOLLM2 = os.environ.get("RCSD_SMOLLM2")  # the folder that launch/offline_smollm2.sh makes
+SMOLLM2 = Path(__file__).parents[1] / "models" / "smollm2"  # launch/offline_smollm2.sh makes it
 PROSE = (
     "Water moves through the world in a cycle that has no beginning and no end. The sun warms the surface of the ocean,"
     " and some of the water rises into the air as vapor. High above the ground the air is cold, so the vapor turns back"
@@ -138,7 +137,7 @@ def test_logits_and_greedy_tokens_equal_transformers_of_today(case, seed, tokeni
     np.testing.assert_array_equal(again["logits"], expected["logits"])
 
 
-@pytest.mark.skipif(not SMOLLM2, reason="RCSD_SMOLLM2 names no folder")
+@pytest.mark.skipif(not SMOLLM2.exists(), reason="models/smollm2 is missing: bash launch/offline_smollm2.sh")
 def test_the_real_smollm2_reads_plain_english():
     transformer, variables, tokenizer = lm.load(SMOLLM2, FLOAT32)
     tokens_BT = jnp.asarray([tokenizer.encode(PROSE)])
@@ -147,7 +146,7 @@ def test_the_real_smollm2_reads_plain_english():
     assert jnp.exp(-logp_BT.mean()) < 18  # 13; with mixed-up rotary halves it is 90
 
 
-@pytest.mark.skipif(not SMOLLM2, reason="RCSD_SMOLLM2 names no folder")
+@pytest.mark.skipif(not SMOLLM2.exists(), reason="models/smollm2 is missing: bash launch/offline_smollm2.sh")
 def test_the_real_smollm2_equals_transformers():
     torch = pytest.importorskip("torch")
     from references import regenerate

@@ -103,7 +103,7 @@ def test_names_must_be_unique_and_hold_the_baseline(names: list[str], baseline: 
 
 def test_columns_that_no_method_has_are_left_out() -> None:
     comparison = compare([method("base", LOW)], baseline="base")
-    assert [column.title for column in comparison.columns] == ["accuracy T=1", "greedy", "criteria", "tokens"]
+    assert [column.title for column in comparison.columns] == ["accuracy", "greedy", "criteria", "tokens"]
 
 
 @pytest.mark.parametrize(

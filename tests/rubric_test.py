@@ -267,9 +267,10 @@ def test_the_pairing_is_the_best_one_and_not_the_greedy_one():
 
 def test_an_unreadable_rubric_is_invalid_and_matches_nothing():
     problem = Problem("q", "Q?", "12 N", rubric=GOOD)
-    assert rubrics.quality(None, problem) == {"valid": 0, "match_precision": 0, "match_recall": 0, "match_f1": 0}
+    matches = dict.fromkeys(("match_precision", "match_recall", "match_f1", "match_exact"), 0)
+    assert rubrics.quality(None, problem) == {"valid": 0, **matches}
     mean = rubrics.mean_quality([GOOD, None], [problem, problem])
-    assert mean["valid"] == 0.5 and mean["match_f1"] == 0.5
+    assert mean["valid"] == 0.5 and mean["match_f1"] == mean["match_exact"] == 0.5
     assert mean["criteria"] == 3 and mean["negative"] == 1 and mean["giving_answer_away"] == 0
     with pytest.raises(ValueError, match="1 rubrics for 2 problems"):
         rubrics.mean_quality([GOOD], [problem, problem])

@@ -94,3 +94,10 @@ def test_the_table_knows_every_axis_of_the_model_and_no_weight_is_on_one_device_
         part = place.shard_shape(leaf.shape)
         if leaf.ndim > 2 or "embed" in jax.tree_util.keystr(path):
             assert np.prod(part) < np.prod(leaf.shape), f"{jax.tree_util.keystr(path)} is whole on every device"
+
+
+def test_batches_that_do_not_divide_are_named_together_before_anything_is_loaded():
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=2, tensor=2))
+    sharding.check_rows({"config.train.rows": 8, "config.evaluation.batch": 4}, mesh)
+    with pytest.raises(ValueError, match=r"config.train.rows is 6, config.evaluation.batch is 2: .* multiples of 4"):
+        sharding.check_rows({"config.train.rows": 6, "config.evaluation.batch": 2}, mesh)

@@ -1,8 +1,8 @@
 """Text becomes the ids that transformers gives it, and no text of data becomes a control token."""
 
 import json
-import os
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny_tokenizers
@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from rcsd_jax.lm.tokenizer import DATE, MAX_CHAT_CHARS, ChatTokenizer
 from rcsd_jax.types import Message
 
-REAL = os.environ.get("RCSD_QWEN3_TOKENIZER")
+REAL = Path(__file__).parents[1] / "models" / "qwen3tok"  # launch/offline_smollm2.sh makes it
 BENIGN = [
     "Why?",
     "  two\n\nspaces \n",
@@ -60,9 +60,9 @@ def copy(folder, tmp_path):
 
 @pytest.fixture(scope="session", params=["small", "real"])
 def qwen3(request, folder):
-    """The folder of the small tokenizer, and of Qwen3's own where RCSD_QWEN3_TOKENIZER names it."""
-    if request.param == "real" and not REAL:
-        pytest.skip("RCSD_QWEN3_TOKENIZER names no folder")
+    """The folder of the small tokenizer, and of Qwen3's own where it was fetched."""
+    if request.param == "real" and not REAL.exists():
+        pytest.skip("models/qwen3tok is missing: bash launch/offline_smollm2.sh")
     source = folder if request.param == "small" else REAL
     return ChatTokenizer.load(source), AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 

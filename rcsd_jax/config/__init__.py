@@ -4,7 +4,7 @@ A config file starts from ``default()``, so that every key exists, may be overri
 type. ``read`` makes a frozen ``Experiment`` of it, or one ``ConfigError`` that tells everything that is wrong.
 """
 
-from rcsd_jax.config.door import ConfigError, content_hash, default, read, to_json
+from rcsd_jax.config.door import FREE, ConfigError, content_hash, default, read, to_json, without_free
 from rcsd_jax.config.experiment import (
     Data,
     Evaluation,
@@ -19,6 +19,7 @@ from rcsd_jax.config.experiment import (
 )
 
 __all__ = [
+    "FREE",
     "ConfigError",
     "Data",
     "Evaluation",
@@ -34,4 +35,5 @@ __all__ = [
     "default",
     "read",
     "to_json",
+    "without_free",
 ]

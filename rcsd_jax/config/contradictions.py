@@ -31,6 +31,7 @@ RANGES = {
     "seed": (0, 2**32 - 1),
     "data.limit": (0, None),
     "data.eval_share": (0, 1),
+    "data.max_bad_rows": (0, None),
     "data.rubric_share": (0, 1),
     "rubrics.retries": (0, None),
     "rubrics.min_criteria": (1, None),

@@ -51,9 +51,26 @@ def read(config: config_dict.ConfigDict | Mapping[str, Any]) -> Experiment:
     return experiment
 
 
+# What a run may change while it is under way: no number that it makes depends on these.
+FREE = ("description", "writers", "mesh", "train.checkpoint_every", "train.trajectories_every")
+
+
+def without_free(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config, as from JSON, without the keys of ``FREE``."""
+    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for path in FREE:
+        *sections, key = path.split(".")
+        section = kept
+        for name in sections:
+            section = section.get(name, {})
+        section.pop(key, None)
+    return kept
+
+
 def content_hash(experiment: Experiment) -> str:
     """A short hash of everything that a run's numbers depend on."""
-    return hashlib.sha256(to_json(experiment).encode()).hexdigest()[:16]
+    values = without_free(json.loads(to_json(experiment)))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def to_json(experiment: Experiment) -> str:

@@ -41,6 +41,7 @@ class Data:
     ``split`` names the questions to train on or to write rubrics for. The science world has its splits built in;
     a file is divided by a hash of the question into "train", "rubric" and "eval" with the shares of
     ``eval_share`` and ``rubric_share``. ``limit`` keeps the first questions of the split (0: all).
+    ``max_bad_rows`` rows of a file may be unreadable; they are left out.
     """
 
     source: str = "science"
@@ -49,6 +50,7 @@ class Data:
     limit: int = 0
     eval_share: float = 0.1
     rubric_share: float = 0.0
+    max_bad_rows: int = 0
     science: data.science.ScienceConfig = data.science.ScienceConfig()
     pretraining: data.science.PretrainingConfig = data.science.PretrainingConfig()
 

@@ -84,7 +84,7 @@ def parse_rows(
         count = f"more than {_SHOWN}" if len(faults) > _SHOWN else f"{len(faults)}"
         raise ValueError(
             f"{path} has {count} bad row{'s' if len(faults) > 1 else ''}:\n{listed}\n"
-            "mend them, or allow some to be left out with max_bad_rows"
+            "mend them, or allow some to be left out with config.data.max_bad_rows"
         )
     if not good:
         raise ValueError(f"{path} holds no rows: is it the right file, and was it written to the end?")

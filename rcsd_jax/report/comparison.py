@@ -70,7 +70,7 @@ class Column:
 
 
 COLUMNS = (
-    Column("accuracy T=1", "eval_sampled", "accuracy"),
+    Column("accuracy", "eval_sampled", "accuracy"),
     Column("greedy", "eval_greedy", "accuracy"),
     Column("criteria", "eval_sampled", "criteria"),
     Column("transfer", "transfer_sampled", "accuracy"),

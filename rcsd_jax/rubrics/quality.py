@@ -47,7 +47,8 @@ def quality(rubric: Rubric | None, problem: Problem, rules: RubricRules | None =
     """The numbers of one rubric; None stands for a rubric that could not be read.
 
     ``valid`` (nothing that ``rules`` reject) is always there, and so is the match with ``problem.rubric`` where the
-    problem has one: an unreadable rubric matches nothing, so that writing few good rubrics is no advantage. The
+    problem has one: an unreadable rubric matches nothing, so that writing few good rubrics is no advantage. A wrong
+    word in a long rubric hardly lowers ``match_f1``; ``match_exact`` says whether all criteria are the reference's. The
     others describe readable rubrics only: ``criteria``, ``negative``, ``duplicates``, ``giving_answer_away`` are
     numbers of criteria, ``words`` those of all descriptions together.
     """
@@ -66,6 +67,7 @@ def quality(rubric: Rubric | None, problem: Problem, rules: RubricRules | None =
     if problem.rubric is not None:
         match = criterion_match(rubric, problem.rubric) if rubric is not None else CriterionMatch(0.0, 0.0)
         numbers |= {"match_precision": match.precision, "match_recall": match.recall, "match_f1": match.f1}
+        numbers["match_exact"] = float(match.precision == match.recall == 1.0)
     return numbers
 
 
