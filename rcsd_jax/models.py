@@ -48,11 +48,6 @@ def load(model: config.Model, seed: int, mesh: Mesh) -> LanguageModel:
     return LanguageModel(transformer, init(transformer, key), tokenizer)
 
 
-def teacher_of(experiment: config.Experiment) -> learning.TeacherConfig:
-    """Whose weights are kept beside the student's: for an objective without a teacher, nobody's."""
-    return experiment.teacher.weights if experiment.objective == "distill" else learning.TeacherConfig("live")
-
-
 def initial_state(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> TrainState:
     """The state before the first step; it takes the weights of ``model`` over."""
     return learning.init_state(
@@ -60,6 +55,6 @@ def initial_state(experiment: config.Experiment, model: LanguageModel, mesh: Mes
         model.variables,
         trainable=experiment.model.trainable,
         optimizer=experiment.optimizer,
-        teacher=teacher_of(experiment),
+        teacher=experiment.older_weights,
         mesh=mesh,
     )

@@ -70,11 +70,11 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
     step_function = learning.make_train_step(
         transformer,
         learning.OBJECTIVES[e.objective],
-        e.divergence,
+        e.loss,
         vocab_limit=tokenizer.vocab_limit,
         micro_batches=e.train.micro_batches,
         optimizer=e.optimizer,
-        teacher=models.teacher_of(e),
+        teacher=e.older_weights,
         mesh=mesh,
     )
     with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:

@@ -79,7 +79,7 @@ def logp_of(logits_BCV, completion_BC):
 def assert_same_completions(one, other, rows=slice(None)):
     for name in ("completion_BC", "valid_BC", "finish_B"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name)[rows], err_msg=name)
-    for name in ("logp_BC", "sampling_logp_BC"):
+    for name in ("logp_BC", "tempered_logp_BC", "sampling_logp_BC"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name)[rows], atol=1e-4, err_msg=name)
 
 
@@ -126,6 +126,14 @@ def test_the_sampling_log_prob_is_that_of_the_filtered_softmax():
     np.testing.assert_allclose(rollout.sampling_logp_BC, expected_BC, atol=2e-4)
 
 
+def test_the_tempered_log_prob_is_that_of_the_whole_softmax_at_the_temperature():
+    transformer, variables = model("qwen2", adapters=True)
+    rollout = rollout_of(transformer, variables)
+    expected_BC = logp_of(scored_logits(transformer, variables, rollout) / HOT.temperature, rollout.completion_BC)
+    np.testing.assert_allclose(rollout.tempered_logp_BC, expected_BC, atol=1e-4)
+    assert (rollout.tempered_logp_BC <= rollout.sampling_logp_BC + 1e-5).all(), "the filters only take mass away"
+
+
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_greedy_is_the_argmax_of_the_full_forward(family):
     transformer, variables = model(family)
@@ -133,12 +141,15 @@ def test_greedy_is_the_argmax_of_the_full_forward(family):
     likeliest_BC = jnp.argmax(scored_logits(transformer, variables, rollout), axis=-1)
     np.testing.assert_array_equal(rollout.completion_BC, likeliest_BC)
     np.testing.assert_array_equal(rollout.sampling_logp_BC, np.zeros((12, ROOM)))
+    np.testing.assert_array_equal(rollout.tempered_logp_BC, np.zeros((12, ROOM)))
 
 
 def test_top_k_1_is_greedy():
     transformer, variables = model("llama")
     first = SamplingConfig(temperature=0.7, top_k=1, max_new_tokens=ROOM)
-    assert_same_completions(rollout_of(transformer, variables, first), rollout_of(transformer, variables, GREEDY))
+    greedy = rollout_of(transformer, variables, GREEDY)
+    rollout = rollout_of(transformer, variables, first)
+    assert_same_completions(rollout.replace(tempered_logp_BC=greedy.tempered_logp_BC), greedy)
 
 
 def test_first_tokens_of_many_samples_follow_the_models_softmax():

@@ -36,6 +36,7 @@ class Decoding:
     cache: tuple[tuple[Array, Array], ...]
     completion_BC: Array
     logp_BC: Array
+    tempered_logp_BC: Array
     sampling_logp_BC: Array
     length_B: Array
     finish_B: Array
@@ -107,8 +108,13 @@ def sample(
         uniform_B = jax.lax.dynamic_index_in_dim(noise_BC, state.step, axis=1, keepdims=False)
         token_B, sampling_logp_B = draw(logits_BV, uniform_B, sampling)
         logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
-        logp_B = logit_B - jax.nn.logsumexp(logits_BV, axis=-1)
-        return _write(state, token_B, logp_B, sampling_logp_B, eos_ids, pad_id)
+        logp_B = tempered_logp_B = logit_B - jax.nn.logsumexp(logits_BV, axis=-1)
+        if sampling.temperature == 0:
+            tempered_logp_B = sampling_logp_B
+        elif sampling.temperature != 1:
+            cold = 1 / sampling.temperature
+            tempered_logp_B = logit_B * cold - jax.nn.logsumexp(logits_BV * cold, axis=-1)
+        return _write(state, token_B, (logp_B, tempered_logp_B, sampling_logp_B), eos_ids, pad_id)
 
     def step(state: Decoding) -> Decoding:
         hidden_BD, cache = _advance(transformer, variables, layers, prefix, state)
@@ -152,6 +158,7 @@ def _nothing_drawn(transformer: Transformer, B: int, C: int, pad_id: int) -> Dec
         cache=((empty_BKSH, empty_BKSH),) * a.layers,
         completion_BC=jnp.full((B, C), pad_id, jnp.int32),
         logp_BC=jnp.zeros((B, C), jnp.float32),
+        tempered_logp_BC=jnp.zeros((B, C), jnp.float32),
         sampling_logp_BC=jnp.zeros((B, C), jnp.float32),
         length_B=jnp.zeros(B, jnp.int32),
         finish_B=jnp.full(B, RUNNING, jnp.int32),
@@ -208,9 +215,10 @@ def _apply(module: nn.Module, variables: Tree, *inputs: Array, method: str) -> A
 
 
 def _write(
-    state: Decoding, token_B: Array, logp_B: Array, sampling_logp_B: Array, eos_ids: tuple[int, ...], pad_id: int
+    state: Decoding, token_B: Array, logps_B: tuple[Array, Array, Array], eos_ids: tuple[int, ...], pad_id: int
 ) -> Decoding:
     """One more column; rows that have ended get padding."""
+    logp_B, tempered_logp_B, sampling_logp_B = logps_B
     running_B = state.finish_B == RUNNING
     ended_B = running_B & jnp.isin(token_B, jnp.array(eos_ids, jnp.int32))
 
@@ -223,6 +231,7 @@ def _write(
         step=state.step + 1,
         completion_BC=column(state.completion_BC, token_B, pad_id),
         logp_BC=column(state.logp_BC, logp_B, 0.0),
+        tempered_logp_BC=column(state.tempered_logp_BC, tempered_logp_B, 0.0),
         sampling_logp_BC=column(state.sampling_logp_BC, sampling_logp_B, 0.0),
         length_B=state.length_B + running_B.astype(jnp.int32),
         finish_B=jnp.where(ended_B, FINISHED, state.finish_B),
@@ -238,6 +247,7 @@ def _rollout(state: Decoding, prompts: PromptBatch, question_G: Array, sample_B:
         completion_BC=by_row(state.completion_BC),
         valid_BC=by_row(jnp.arange(state.completion_BC.shape[1])[None, :] < state.length_B[:, None]),
         logp_BC=by_row(state.logp_BC),
+        tempered_logp_BC=by_row(state.tempered_logp_BC),
         sampling_logp_BC=by_row(state.sampling_logp_BC),
         finish_B=jnp.where(state.finish_B == RUNNING, CUT, state.finish_B),
         question_G=question_G,
