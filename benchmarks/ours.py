@@ -21,7 +21,7 @@ from benchmarks.case import Case
 from benchmarks.side import Once, serve
 from rcsd_jax import learning, lm
 from rcsd_jax.checkpoint import Checkpoints, Meta
-from rcsd_jax.types import CUT, Array, PromptBatch, Rollout, TrainState, Tree
+from rcsd_jax.types import CUT, Array, PromptBatch, Rollout, ScoredBatch, TrainState, Tree
 
 OPTIMIZER = learning.OptimizerConfig(learning_rate=1e-6, schedule="constant")
 DIVERGENCE = learning.DivergenceConfig(kind="jsd", beta=0.5)
@@ -90,7 +90,7 @@ def steps_of(
     train = learning.make_train_step(
         transformer,
         learning.distill_sum,
-        DIVERGENCE,
+        learning.LossConfig(divergence=DIVERGENCE),
         optimizer=OPTIMIZER,
         teacher=teacher,
         vocab_limit=case.model.vocab_size,
@@ -102,7 +102,7 @@ def steps_of(
 
 def score_inputs(rollout: Rollout, teacher_prompts: PromptBatch) -> tuple[Any, ...]:
     """What the score step takes after the state; every token counts."""
-    return rollout, teacher_prompts, jnp.ones(rollout.completion_BC.shape, jnp.float32)
+    return ScoredBatch(rollout, jnp.ones(rollout.completion_BC.shape, jnp.float32)), teacher_prompts
 
 
 class Learner:
