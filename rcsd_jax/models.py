@@ -52,11 +52,6 @@ def load(model: config.Model, seed: int, mesh: Mesh) -> LanguageModel:
     return LanguageModel(transformer, init(transformer, key), tokenizer)
 
 
-def teacher_of(experiment: config.Experiment) -> learning.TeacherConfig:
-    """Whose weights are kept beside the student's: for an objective without a teacher, nobody's."""
-    return experiment.teacher.weights if experiment.objective == "distill" else learning.TeacherConfig("live")
-
-
 def without_adapters(model: config.Model) -> config.Model:
     """The same for one who does not train: fresh adapters add nothing and cost time at every token."""
     return dataclasses.replace(model, trainable="params")
@@ -101,4 +96,4 @@ def abstract_state(experiment: config.Experiment, transformer: lm.Transformer, m
 
 
 def _learning(e: config.Experiment) -> dict[str, Any]:
-    return {"trainable": e.model.trainable, "optimizer": e.optimizer, "teacher": teacher_of(e)}
+    return {"trainable": e.model.trainable, "optimizer": e.optimizer, "teacher": e.older_weights}

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rcsd_jax import checkpoint, config, data, evaluation, models, questions, rubrics, sharding
+from rcsd_jax import checkpoint, config, data, evaluation, learning, models, questions, rubrics, sharding
 from rcsd_jax.encoding import Encoder
 from rcsd_jax.examples import supervised_examples
 from rcsd_jax.models import LanguageModel
 from rcsd_jax.rollout import Collector
-from rcsd_jax.types import FINISHED, Problem, ScoredBatch, TrainState, Tree
+from rcsd_jax.types import FINISHED, Problem, Rollout, TrainState, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Source(NamedTuple):
 
 def of(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> Source:
     """The source that the objective learns from."""
-    return (rollouts if experiment.objective == "distill" else rows)(experiment, model, mesh)
+    return (rows if experiment.objective == "sft" else rollouts)(experiment, model, mesh)
 
 
 def rows(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> Source:
@@ -82,7 +82,7 @@ def rows(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> Sou
 def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> Source:
     """Scored rollouts of the student's own; see ``rollout.Collector``."""
     problems = questions.load(experiment.data, experiment.data.split)
-    guidance = questions.guidance(experiment, problems)
+    guidance = questions.guidance(experiment, problems) if experiment.objective in learning.TAUGHT else {}
     collector = Collector(experiment, model, problems, guidance, mesh)
     rules = rubrics.RubricRules(experiment.rubrics.min_criteria, experiment.rubrics.max_criteria)
 
@@ -95,25 +95,36 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
             return False
         return True
 
-    def batch(state: TrainState, step: int) -> tuple[Tree, Callable[[], Numbers]]:
-        scored, asked = collector(state, step)
-        teacher_tokens = collector.teacher_tokens  # of this step: it is looked at when the next one is under way
-        return scored, lambda: _look(scored, asked, teacher_tokens)
+    updates, held = experiment.train.updates_per_rollout, None
 
-    def _look(scored: ScoredBatch, asked: Sequence[Problem], teacher_tokens: int) -> Numbers:
-        rollout = scored.rollout
-        texts = collector.generator.texts(rollout)
+    def batch(state: TrainState, step: int) -> tuple[Tree, Callable[[], Numbers]]:
+        nonlocal held
+        if step % updates:
+            assert held is not None, f"{step=} {updates=}"  # checkpoints lie between rollouts
+            return held, lambda: Numbers({}, [])
+        collected = collector(state, step // updates)
+        held = collected.batch if updates > 1 else None
+        # What the host looks at a step later must not keep the teacher's hidden states on the device.
+        rollout = collected.batch.rollout
+        asked, texts, numbers = collected.problems, collected.texts, collected.numbers
+        return collected.batch, lambda: look(rollout, asked, texts(), numbers)
+
+    def look(
+        rollout: Rollout, asked: Sequence[Problem], texts: Sequence[Sequence[str]], numbers: Mapping[str, float]
+    ) -> Numbers:
         good = [[is_good(problem, text) for text in samples] for problem, samples in zip(asked, texts, strict=True)]
         finished_B = np.asarray(rollout.finish_B) == FINISHED
         valid_BC = np.asarray(rollout.valid_BC)
         numbers = {
+            **numbers,
             "rollout_accuracy" if experiment.task == "answer" else "rollout_valid": float(np.mean(good)),
             "rollout_length": float(valid_BC.sum(axis=1).mean()),
             "rollout_finished": float(finished_B.mean()),
             "sampled_tokens": float(valid_BC.sum()),
-            "teacher_tokens": float(teacher_tokens + valid_BC.sum()),
             "sampler_compilations": float(collector.generator.compilations),
         }
+        if experiment.objective in learning.TAUGHT:
+            numbers["teacher_tokens"] += float(valid_BC.sum())
         first = [
             Trajectory(p.id, p.question, p.answer, _shown(guidance.get(p.id)), t[0], bool(finished_B[i * len(t)]), g[0])
             for i, (p, t, g) in enumerate(zip(asked, texts, good, strict=True))

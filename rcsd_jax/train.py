@@ -69,11 +69,11 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
     step_function = learning.make_train_step(
         transformer,
         learning.OBJECTIVES[e.objective],
-        e.divergence,
+        e.loss,
         vocab_limit=tokenizer.vocab_limit,
         micro_batches=e.train.micro_batches,
         optimizer=e.optimizer,
-        teacher=models.teacher_of(e),
+        teacher=e.older_weights,
         mesh=mesh,
     )
     with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
@@ -112,7 +112,7 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
 
 
 def _rows(e: config.Experiment) -> dict[str, int]:
-    name = "questions" if e.objective == "distill" else "rows"
+    name = "rows" if e.objective == "sft" else "questions"
     number, parts = getattr(e.train, name), e.train.micro_batches
     rows = {f"config.train.{name}" + (f" / {parts} micro_batches" if parts > 1 else ""): number // parts}
     if e.task == "answer" and e.evaluation.splits:

@@ -96,14 +96,16 @@ class Rollout:
     """What the sampler hands on. Completions are right-padded; ``valid_BC`` is True up to and with the EOS token.
 
     ``logp_BC`` is the log-probability of each sampled token under the model at temperature 1 and the whole
-    vocabulary; ``sampling_logp_BC`` under the distribution it was really drawn from (temperature, top-k, top-p,
-    min-p). Both are 0 where ``valid_BC`` is False. ``finish_B`` is FINISHED (an EOS id) or CUT (no room left).
+    vocabulary; ``tempered_logp_BC`` under the same at the sampling temperature; ``sampling_logp_BC`` under the
+    distribution it was really drawn from (temperature, top-k, top-p, min-p). All are 0 where ``valid_BC`` is False,
+    the last two also where sampling was greedy. ``finish_B`` is FINISHED (an EOS id) or CUT (no room left).
     """
 
     prompts: PromptBatch
     completion_BC: Array
     valid_BC: Array
     logp_BC: Array
+    tempered_logp_BC: Array
     sampling_logp_BC: Array
     finish_B: Array
     question_G: Array
@@ -117,11 +119,20 @@ class Rollout:
 
 @flax.struct.dataclass
 class ScoredBatch:
-    """A rollout with what the teacher makes of it. ``teacher_hidden_BCD[:, t]`` predicts completion token ``t``."""
+    """A rollout with all that an objective may need to know of it; what it does not need is None.
+
+    ``weight_BC`` is what each token counts. ``teacher_hidden_BCD[:, t]`` predicts completion token ``t``.
+    ``advantage_B`` is how much better a completion was than the others of its question. ``old_logp_BC`` (the student
+    as it was at the rollout, by the scorer) and ``base_logp_BC`` (the weights that training began with) are
+    log-probabilities of the completion at the sampling temperature.
+    """
 
     rollout: Rollout
     weight_BC: Array
-    teacher_hidden_BCD: Array
+    teacher_hidden_BCD: Array | None = None
+    advantage_B: Array | None = None
+    old_logp_BC: Array | None = None
+    base_logp_BC: Array | None = None
 
 
 @flax.struct.dataclass
@@ -130,7 +141,8 @@ class TrainState:
 
     ``variables`` maps collection names ("params", "lora") to weights; ``trainable`` names the collection that
     learns. ``teacher`` holds older weights of that collection (frozen copy, EMA or snapshot), or None where the
-    teacher needs none. ``skipped`` counts non-finite steps in all, ``skipped_in_a_row`` since the last good one.
+    teacher needs none. ``skipped`` counts the steps that changed no weight, because they were not finite or no token
+    counted; ``skipped_in_a_row`` those not finite since the last good one.
     """
 
     step: Array

@@ -48,3 +48,21 @@ def gradient(function, logits_UV: np.ndarray, step: float = 1e-5) -> np.ndarray:
         nudge[:, v] = step
         result[:, v] = (function(logits_UV + nudge) - function(logits_UV - nudge)) / (2 * step)
     return result
+
+
+def policy_loss(logits_UV, token_U, advantage_U, then_U, base_U, correction_U, config, temperature) -> np.ndarray:
+    """The loss of each token (``config``: a learning.PolicyConfig)."""
+    losses = []
+    for u, logits in enumerate(logits_UV):
+        now = log_softmax(logits / temperature)[token_U[u]]
+        ratio, advantage = np.exp(now - then_U[u]), advantage_U[u]
+        if advantage >= 0:
+            surrogate = min(ratio, 1 + config.clip_high) * advantage
+        else:
+            surrogate = max(ratio, 1 - config.clip_low) * advantage
+        loss = -surrogate * (1 if correction_U is None else correction_U[u])
+        if base_U is not None:
+            q = np.exp(base_U[u] - now)
+            loss += config.kl_coefficient * (q - np.log(q) - 1)
+        losses.append(loss)
+    return np.array(losses)

@@ -35,7 +35,8 @@ def collect(e, model, step=0, state=None, problems=PROBLEMS, guidance=GUIDANCE):
     """(scored batch, its questions, the collector) of one step."""
     with jax.set_mesh(MESH):
         collector = Collector(e, model, problems, guidance, MESH)
-        return *collector(state or models.initial_state(e, model, MESH), step), collector
+        collected = collector(state or models.initial_state(e, model, MESH), step)
+        return collected.batch, collected.problems, collector
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -62,7 +63,7 @@ def test_a_batch_is_a_function_of_seed_step_and_weights(model):
     assert asked == asked_again
     assert_equal(first, again)
     with jax.set_mesh(MESH):
-        later, _ = collector(models.initial_state(RUBRIC, model, MESH), 4)
+        later = collector(models.initial_state(RUBRIC, model, MESH), 4).batch
     assert not np.array_equal(first.rollout.completion_BC, later.rollout.completion_BC)
     other_seed = collect(dataclasses.replace(RUBRIC, seed=1), model, step=3)[0]
     assert not np.array_equal(first.rollout.completion_BC, other_seed.rollout.completion_BC)
@@ -115,7 +116,7 @@ def test_a_teacher_with_the_students_weights_and_prompt_is_the_student(model):
         options = {"vocab_limit": model.tokenizer.vocab_limit, "head_trainable": True}
         head_VD = lm.head_VD(variables, transformer.architecture)
         total, count, _ = learning.distill_sum(
-            transformer, variables, scored, e.divergence, teacher_head_VD=head_VD, **options
+            transformer, variables, scored, e.loss, teacher_head_VD=head_VD, **options
         )
         return total / count
 
@@ -141,7 +142,9 @@ def test_reason_first_splices_the_sampled_analysis_into_the_teachers_prompt(mode
         written.append(whole[len(before) : -len(after)])
     assert all(len(ids) <= 5 and end not in ids for ids in written) and any(written)
     assert len({tuple(ids) for ids in written}) > 1, "every question has its own noise"
-    assert collector.teacher_tokens == sum(map(len, teachers))
+    with jax.set_mesh(MESH):
+        numbers = collector(models.initial_state(e, model, MESH), 2).numbers
+    assert numbers["teacher_tokens"] == sum(map(len, teachers))
     assert np.isfinite(scored.teacher_hidden_BCD).all()
     assert_equal(collect(e, model, step=2)[0], scored)
 

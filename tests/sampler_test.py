@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import chisquare
 
 from rcsd_jax import lm, sharding
+from rcsd_jax.lm import decoding
 from rcsd_jax.lm import sampler as sampler_file
 from rcsd_jax.lm.sampler import Sampler
 from rcsd_jax.lm.sampling import SamplingConfig, row_noise
@@ -79,7 +80,7 @@ def logp_of(logits_BCV, completion_BC):
 def assert_same_completions(one, other, rows=slice(None)):
     for name in ("completion_BC", "valid_BC", "finish_B"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name)[rows], err_msg=name)
-    for name in ("logp_BC", "sampling_logp_BC"):
+    for name in ("logp_BC", "tempered_logp_BC", "sampling_logp_BC"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name)[rows], atol=1e-4, err_msg=name)
 
 
@@ -126,6 +127,14 @@ def test_the_sampling_log_prob_is_that_of_the_filtered_softmax():
     np.testing.assert_allclose(rollout.sampling_logp_BC, expected_BC, atol=2e-4)
 
 
+def test_the_tempered_log_prob_is_that_of_the_whole_softmax_at_the_temperature():
+    transformer, variables = model("qwen2", adapters=True)
+    rollout = rollout_of(transformer, variables)
+    expected_BC = logp_of(scored_logits(transformer, variables, rollout) / HOT.temperature, rollout.completion_BC)
+    np.testing.assert_allclose(rollout.tempered_logp_BC, expected_BC, atol=1e-4)
+    assert (rollout.tempered_logp_BC <= rollout.sampling_logp_BC + 1e-5).all(), "the filters only take mass away"
+
+
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_greedy_is_the_argmax_of_the_full_forward(family):
     transformer, variables = model(family)
@@ -133,12 +142,15 @@ def test_greedy_is_the_argmax_of_the_full_forward(family):
     likeliest_BC = jnp.argmax(scored_logits(transformer, variables, rollout), axis=-1)
     np.testing.assert_array_equal(rollout.completion_BC, likeliest_BC)
     np.testing.assert_array_equal(rollout.sampling_logp_BC, np.zeros((12, ROOM)))
+    np.testing.assert_array_equal(rollout.tempered_logp_BC, np.zeros((12, ROOM)))
 
 
 def test_top_k_1_is_greedy():
     transformer, variables = model("llama")
     first = SamplingConfig(temperature=0.7, top_k=1, max_new_tokens=ROOM)
-    assert_same_completions(rollout_of(transformer, variables, first), rollout_of(transformer, variables, GREEDY))
+    greedy = rollout_of(transformer, variables, GREEDY)
+    rollout = rollout_of(transformer, variables, first)
+    assert_same_completions(rollout.replace(tempered_logp_BC=greedy.tempered_logp_BC), greedy)
 
 
 def test_first_tokens_of_many_samples_follow_the_models_softmax():
@@ -163,7 +175,7 @@ def test_samples_that_share_a_prefill_are_those_of_separate_calls(monkeypatch):
     together = rollout_of(transformer, variables)
     np.testing.assert_array_equal(together.sample_B, [0, 1, 2, 3] * 3)
     assert len(np.unique(together.completion_BC, axis=0)) == 12, "samples differ"
-    monkeypatch.setattr(sampler_file, "row_noise", lambda key, q, s, length: row_noise(key, q, s + 2, length))
+    monkeypatch.setattr(decoding, "row_noise", lambda key, q, s, length: row_noise(key, q, s + 2, length))
     alone = Sampler(transformer, HOT, samples=1, eos_ids=(), pad_id=PAD, vocab_limit=LIMIT)
     assert_same_completions(alone(variables, PROMPTS, jax.random.key(0), QUESTIONS), together, slice(2, None, 4))
 
@@ -188,6 +200,26 @@ def test_padding_of_the_prompts_and_room_for_more_tokens_change_nothing():
     rollout = rollout_of(transformer, variables)
     np.testing.assert_array_equal(wider.completion_BC[:, :ROOM], rollout.completion_BC)
     np.testing.assert_allclose(wider.logp_BC[:, :ROOM], rollout.logp_BC, atol=1e-4)
+
+
+def test_a_cache_that_grows_changes_nothing(monkeypatch):
+    transformer, variables = model("llama")
+    monkeypatch.setattr(sampler_file, "GROWING", ROOM)
+    assert sampler_file.cache_lengths(ROOM) == (2, 4, ROOM)
+    growing = Sampler(transformer, HOT, samples=4, eos_ids=(), pad_id=PAD, vocab_limit=LIMIT)
+    rollout = growing(variables, PROMPTS, jax.random.key(0), QUESTIONS)
+    assert_same_completions(rollout, rollout_of(transformer, variables))
+
+
+def test_a_cache_in_bfloat16_moves_the_log_probs_by_its_rounding():
+    transformer, variables = model("llama")
+    narrow = transformer.clone(compute=lm.Compute(cache_dtype="bfloat16"))
+    rollout = rollout_of(narrow, variables)
+    expected_BC = logp_of(scored_logits(transformer, variables, rollout), rollout.completion_BC)
+    difference = np.abs(rollout.logp_BC - expected_BC)[:, 1:]
+    assert 1e-5 < difference.max() < 0.1 and difference.mean() < 0.02
+    with pytest.raises(ValueError, match="compute.cache_dtype is 'float16'"):
+        lm.Compute(cache_dtype="float16")
 
 
 def test_another_key_or_another_question_id_gives_other_completions():
@@ -222,13 +254,13 @@ def test_several_eos_ids_end_completions_and_change_nothing_before():
 
 def test_the_loop_ends_with_the_last_row(monkeypatch):
     transformer, variables = model("llama")
-    draw, drawn = sampler_file.draw, []
+    draw, drawn = decoding.draw, []
 
     def counted(logits_BV, uniform_B, sampling):
         jax.debug.callback(lambda: drawn.append(1))
         return draw(logits_BV, uniform_B, sampling)
 
-    monkeypatch.setattr(sampler_file, "draw", counted)
+    monkeypatch.setattr(decoding, "draw", counted)
     options = {"samples": 4, "eos_ids": tuple(range(0, LIMIT, 2)), "pad_id": PAD, "vocab_limit": LIMIT}
     rollout = Sampler(transformer, HOT, **options)(variables, PROMPTS, jax.random.key(0), QUESTIONS)
     longest = int(rollout.valid_BC.sum(1).max())
@@ -272,4 +304,4 @@ def test_what_does_not_fit_is_refused_by_name(bad, message):
         "question_G": QUESTIONS,
     }
     with pytest.raises(ValueError, match=message):
-        sampler_file.sample(transformer, variables, PROMPTS, jax.random.key(0), **{**good, **bad})
+        lm.sample(transformer, variables, PROMPTS, jax.random.key(0), **{**good, **bad})

@@ -25,6 +25,8 @@ ONE_OF = {
     "rubrics.control": ("as_is", *rubrics.CONTROLS),
     "teacher.context": rubrics.TEACHER_CONTEXTS,
     "evaluation.context": rubrics.TEACHER_CONTEXTS,
+    "reward.kind": ("accuracy", "rubric"),
+    "reward.weights": ("integers", "categories"),
 }
 # path -> (least, most); None: no bound.
 RANGES = {
@@ -42,6 +44,7 @@ RANGES = {
     "train.steps": (1, None),
     "train.questions": (1, None),
     "train.samples": (1, None),
+    "train.updates_per_rollout": (1, None),
     "train.rows": (1, None),
     "train.row_length": (2, None),
     "train.micro_batches": (1, None),
@@ -53,7 +56,7 @@ RANGES = {
 
 def contradictions(experiment: Experiment) -> list[str]:
     """One line for each thing that is wrong, with the cure."""
-    return [*_names(experiment), *_ranges(experiment), *_together(experiment)]
+    return [*_names(experiment), *_ranges(experiment), *_together(experiment), *_of_sampled_objectives(experiment)]
 
 
 def _names(e: Experiment) -> Iterator[str]:
@@ -78,7 +81,7 @@ def _ranges(e: Experiment) -> Iterator[str]:
 
 
 def _together(e: Experiment) -> Iterator[str]:
-    distills_answers = e.objective == "distill" and e.task == "answer"
+    distills_answers = e.objective in learning.TAUGHT and e.task == "answer"
     for section, reads in (("teacher", distills_answers), ("evaluation", True)):
         if reads and "rubric" in getattr(e, section).context and e.rubrics.source == "none":
             yield (
@@ -87,7 +90,7 @@ def _together(e: Experiment) -> Iterator[str]:
             )
     if e.teacher.reason_first and not (distills_answers and e.teacher.context):
         yield (
-            "config.teacher.reason_first is on: it needs objective 'distill', task 'answer' and some "
+            "config.teacher.reason_first is on: it needs an objective with a teacher, task 'answer' and some "
             "config.teacher.context to reason about"
         )
     if e.teacher.reason_first and e.teacher.context == ("rubric",) and e.rubrics.control == "none":
@@ -116,9 +119,47 @@ def _together(e: Experiment) -> Iterator[str]:
     if e.model.trainable == "lora" and e.model.source == "science":
         yield "config.model.trainable is 'lora': a model from scratch has nothing to adapt, train 'params'"
     # The samples of a question stay together: they share its prompt.
-    name = "questions" if e.objective == "distill" else "rows"
+    name = "rows" if e.objective == "sft" else "questions"
     if e.train.micro_batches > 0 and getattr(e.train, name) % e.train.micro_batches:
         yield (
             f"config.train.micro_batches is {e.train.micro_batches}: it must divide the {getattr(e.train, name)} "
             f"{name} of a step"
         )
+
+
+def _of_sampled_objectives(e: Experiment) -> Iterator[str]:
+    updates, is_taught = e.train.updates_per_rollout, e.objective in learning.TAUGHT
+    for name in ("steps", "checkpoint_every") if updates > 1 else ():
+        if getattr(e.train, name) % updates:
+            yield (
+                f"config.train.{name} is {getattr(e.train, name)}: make it a multiple of config.train."
+                f"updates_per_rollout ({updates}), a run cannot be resumed in the midst of a rollout"
+            )
+    if updates > 1 and is_taught and e.model.trainable == "params" and e.teacher.weights.weights != "base":
+        yield (
+            f"config.train.updates_per_rollout is {updates}: a teacher whose LM head moves would be read with another "
+            "head than it scored with, use config.teacher.weights.weights 'base' or adapters"
+        )
+    if e.gates.look_at_entropy and not is_taught:
+        yield f"config.gates looks at entropies: objective {e.objective!r} has no teacher, use gates by place"
+    if e.sampling.temperature == 0 and e.objective not in ("sft", "distill", "best_of_n"):
+        yield f"config.sampling.temperature is 0: objective {e.objective!r} needs the odds of a sample, give 1"
+    if e.objective == "distill_grpo" and (e.policy.aggregation, e.divergence.reduction) != ("dapo", "token"):
+        yield (
+            "config.objective is 'distill_grpo': divergence and reward share one mean over tokens, use "
+            "config.policy.aggregation 'dapo' and config.divergence.reduction 'token'"
+        )
+    if e.objective in learning.REWARDED:
+        yield from _of_rewards(e)
+
+
+def _of_rewards(e: Experiment) -> Iterator[str]:
+    if e.task != "answer":
+        yield f"config.objective is {e.objective!r}: rewards are for answers, make config.task 'answer'"
+    if e.train.samples < 2:
+        yield (
+            f"config.train.samples is {e.train.samples}: objective {e.objective!r} compares the samples of a question, "
+            "give at least 2"
+        )
+    if e.reward.kind == "rubric" and e.data.source != "science":
+        yield "config.reward.kind is 'rubric': only the science world can check a rubric without a judge"

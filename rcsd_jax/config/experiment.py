@@ -102,17 +102,31 @@ class Teacher:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reward:
+    """What a completion earns. "accuracy": 1 for the right final answer, else 0. "rubric": the share of the weight of
+    its question's ground-truth rubric that it meets, see ``rewards.explicit``; ``weights`` are the rubric's "integers"
+    or those of the "categories" Essential 1, Important 0.7, Optional 0.3 and Pitfall 0.9. Objective "best_of_n" keeps
+    the best completion of a question if it earns more than ``threshold``.
+    """
+
+    kind: str = "accuracy"
+    weights: str = "integers"
+    threshold: float = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
 class Train:
     """The loop: how many steps, how much a step.
 
-    ``questions`` and ``samples`` count what a distillation step samples; ``rows`` of ``row_length`` tokens make an
-    SFT step. A run stops after ``max_skipped`` non-finite steps in a row. Every ``trajectories_every`` steps the first
-    rollouts of a step are kept as text.
+    ``questions`` and ``samples`` count what a rollout samples, and ``updates_per_rollout`` steps learn from it;
+    ``rows`` of ``row_length`` tokens make an SFT step. A run stops after ``max_skipped`` non-finite steps in a row.
+    Every ``trajectories_every`` steps the first rollouts of a step are kept as text.
     """
 
     steps: int = 100
     questions: int = 32
     samples: int = 1
+    updates_per_rollout: int = 1
     rows: int = 32
     row_length: int = 1024
     micro_batches: int = 1
@@ -163,8 +177,28 @@ class Experiment:
     teacher: Teacher = Teacher()
     sampling: lm.SamplingConfig = lm.SamplingConfig()
     divergence: learning.DivergenceConfig = learning.DivergenceConfig()
+    policy: learning.PolicyConfig = learning.PolicyConfig()
+    gates: learning.Gates = learning.Gates()
+    reward: Reward = Reward()
     optimizer: learning.OptimizerConfig = learning.OptimizerConfig()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
     writers: Writers = Writers()
     mesh: sharding.MeshConfig = sharding.MeshConfig()
+
+    @property
+    def loss(self) -> learning.LossConfig:
+        """What the objective is told."""
+        return learning.LossConfig(self.divergence, self.policy, self.gates, self.sampling.temperature)
+
+    @property
+    def older_weights(self) -> learning.TeacherConfig:
+        """Which weights are kept beside the student's: the teacher's, or the base that a KL penalty is against."""
+        if self.objective in learning.TAUGHT:
+            return self.teacher.weights
+        return learning.TeacherConfig("base" if self.has_kl_penalty else "live")
+
+    @property
+    def has_kl_penalty(self) -> bool:
+        """Whether the loss holds the policy near the weights that training began with."""
+        return self.objective in learning.REWARDED and self.policy.kl_coefficient > 0

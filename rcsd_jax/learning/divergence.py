@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rcsd_jax.learning.chunked_head import head_sum
+from rcsd_jax.learning.gates import Gates, passes
 from rcsd_jax.lm import NEVER, logit_at, logits_of
 from rcsd_jax.types import Array
 
@@ -92,6 +93,7 @@ def divergence_sum(
     vocab_limit: int,
     head_trainable: bool,
     sampled: tuple[Array, Array] | None = None,
+    gates: Gates = Gates(),
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sum over tokens of the divergence between teacher and student, chunk by chunk.
 
@@ -108,12 +110,14 @@ def divergence_sum(
       vocab_limit: rows of the heads from here on belong to no token and are out of both distributions.
       head_trainable: False leaves out the gradient of the head.
       sampled: (token_U, logp_U), the tokens and the log-probabilities that the sampler gave them at temperature 1.
+      gates: those by entropy are applied here; a token that does not pass adds nothing to the sum.
 
     Returns:
       the sum, and sums of: ``divergence`` before clips (nats), ``teacher_entropy`` and ``student_entropy`` (nats, whole
-      vocabulary, at the temperature), ``top1_agreement``, with clips ``clipped_entries`` (of a token) and
-      ``clipped_tokens``, and with ``sampled`` the ``sampler_gap``: by how many nats the log-probability that the
-      student now gives to the sampled token differs from the sampler's.
+      vocabulary, at the temperature), ``top1_agreement``, ``teacher_uniform`` (whether the teacher knows nothing: its
+      entropy is within 1% of the largest), with clips ``clipped_entries`` (of a token) and ``clipped_tokens``, with
+      gates by entropy ``passed``, and with ``sampled`` the ``sampler_gap``: by how many nats the log-probability that
+      the student now gives to the sampled token differs from the sampler's.
 
     Raises:
       ValueError: ``top_k`` beyond the vocabulary.
@@ -123,7 +127,7 @@ def divergence_sum(
             f"divergence.top_k is {config.top_k}, the vocabulary has {vocab_limit}: lower it or use support 'full'"
         )
     return head_sum(
-        functools.partial(_loss_of_logits, config, vocab_limit),
+        functools.partial(_loss_of_logits, config, vocab_limit, gates),
         student_hidden_UD,
         student_head_VD,
         (teacher_hidden_UD, sampled),
@@ -136,11 +140,14 @@ def divergence_sum(
 
 
 def _loss_of_logits(
-    config: DivergenceConfig, vocab_limit: int, student_UV: Array, rows: tuple, teacher_head_VD: Array
+    config: DivergenceConfig, vocab_limit: int, gates: Gates, student_UV: Array, rows: tuple, teacher_head_VD: Array
 ) -> tuple[Array, dict[str, Array]]:
     teacher_hidden_UD, sampled = rows
     teacher_UV = logits_of(teacher_hidden_UD, teacher_head_VD, vocab_limit)
     loss_U, metrics = token_divergence(student_UV, teacher_UV, config)
+    if gates.look_at_entropy:
+        metrics["passed"] = passes(gates, metrics["student_entropy"], metrics["teacher_entropy"])
+        loss_U = jnp.where(metrics["passed"], loss_U, 0)
     if sampled is None:
         return loss_U, metrics
     token_U, sampler_logp_U = sampled
@@ -158,7 +165,7 @@ def token_divergence(student_UV: Array, teacher_UV: Array, config: DivergenceCon
         student_logp, teacher_logp = _on_support(student_UV, teacher_UV, config)
     terms = entry_terms(student_logp, teacher_logp, config)
     divergence_U = jnp.sum(terms, axis=-1)
-    metrics = {"divergence": divergence_U} | _describe(student_UV, teacher_UV)
+    metrics = {"divergence": divergence_U} | describe(student_UV, teacher_UV)
     loss_U = divergence_U
     if config.entry_clip is not None:
         metrics["clipped_entries"] = jnp.sum(terms > config.entry_clip, axis=-1)
@@ -216,7 +223,8 @@ def _support(student_UV: Array, teacher_UV: Array, config: DivergenceConfig) -> 
     )
 
 
-def _describe(student_UV: Array, teacher_UV: Array) -> dict[str, Array]:
+def describe(student_UV: Array, teacher_UV: Array) -> dict[str, Array]:
+    """Entropies of both (nats), agreement on the likeliest token, and whether the teacher is uniform; no gradients."""
     student_UV, teacher_UV = jax.lax.stop_gradient((student_UV, teacher_UV))
 
     def entropy(logits_UV: Array) -> Array:
@@ -226,8 +234,11 @@ def _describe(student_UV: Array, teacher_UV: Array) -> dict[str, Array]:
     # The student's logit at the teacher's favourite, without argmax: maxima vectorise on CPU, argmax does not.
     favourite_UV = jnp.where(teacher_UV == jnp.max(teacher_UV, axis=-1, keepdims=True), student_UV, NEVER)
     agreement_U = jnp.max(favourite_UV, axis=-1) >= jnp.max(student_UV, axis=-1)
+    teacher_entropy_U = entropy(teacher_UV)
+    possible_U = jnp.sum(teacher_UV > NEVER / 2, axis=-1)
     return {
-        "teacher_entropy": entropy(teacher_UV),
+        "teacher_entropy": teacher_entropy_U,
+        "teacher_uniform": teacher_entropy_U > 0.99 * jnp.log(possible_U),
         "student_entropy": entropy(student_UV),
         "top1_agreement": agreement_U,
     }

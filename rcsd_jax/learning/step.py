@@ -14,9 +14,9 @@ import optax
 from jax.sharding import Mesh
 
 from rcsd_jax import lm, sharding
-from rcsd_jax.learning.divergence import DivergenceConfig
-from rcsd_jax.learning.objectives import Objective
+from rcsd_jax.learning.objectives import LossConfig, Objective
 from rcsd_jax.learning.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from rcsd_jax.learning.policy import logp_of_sampled
 from rcsd_jax.learning.teacher import TeacherConfig, initial_teacher, teacher_variables, update_teacher
 from rcsd_jax.masked import safe_divide
 from rcsd_jax.types import Array, PromptBatch, Rollout, ScoredBatch, TrainState, Tree
@@ -81,15 +81,15 @@ def _initial(variables: Tree, *, trainable: str, optimizer: OptimizerConfig, tea
 
 def make_score_step(
     transformer: lm.Transformer, teacher: TeacherConfig, *, mesh: Mesh | None = None
-) -> Callable[[TrainState, Rollout, PromptBatch, Array], ScoredBatch]:
-    """The jitted ``(state, rollout, teacher_prompts, weight_BC) -> ScoredBatch``.
+) -> Callable[[TrainState, ScoredBatch, PromptBatch], ScoredBatch]:
+    """The jitted ``(state, batch, teacher_prompts) -> batch``, with the teacher's hidden states.
 
-    ``teacher_prompts`` holds one prompt a question, in the order of the rollout; ``weight_BC`` is what each token
-    shall count (tokens that are not valid never do).
+    ``teacher_prompts`` holds one prompt a question, in the order of the rollout. Tokens that are not valid never count.
     """
 
-    def score(state: TrainState, rollout: Rollout, teacher_prompts: PromptBatch, weight_BC: Array) -> ScoredBatch:
+    def score(state: TrainState, batch: ScoredBatch, teacher_prompts: PromptBatch) -> ScoredBatch:
         with _on(mesh):
+            rollout = batch.rollout
             hidden_BCD = lm.hidden_of_completion(
                 transformer,
                 teacher_variables(teacher, state),
@@ -97,16 +97,46 @@ def make_score_step(
                 *_by_rows((rollout.completion_BC, rollout.valid_BC)),
                 shared=True,
             )
-            weight_BC = jnp.where(rollout.valid_BC, weight_BC, 0).astype(jnp.float32)
-            return ScoredBatch(rollout=rollout, weight_BC=weight_BC, teacher_hidden_BCD=hidden_BCD)
+            weight_BC = jnp.where(rollout.valid_BC, batch.weight_BC, 0).astype(jnp.float32)
+            return dataclasses.replace(batch, weight_BC=weight_BC, teacher_hidden_BCD=hidden_BCD)
 
     return jax.jit(score)
+
+
+def make_logp_step(
+    transformer: lm.Transformer,
+    weights: TeacherConfig,
+    *,
+    temperature: float,
+    vocab_limit: int,
+    mesh: Mesh | None = None,
+) -> Callable[[TrainState, Rollout], Array]:
+    """The jitted ``(state, rollout) -> logp_BC``: what ``weights`` give to the completions in the student's context.
+
+    "live" is the student as it is now, "base" as it was before training. Whole vocabulary, at the temperature.
+    """
+
+    def logp(state: TrainState, rollout: Rollout) -> Array:
+        with _on(mesh):
+            variables = teacher_variables(weights, state)
+            tokens = _by_rows((rollout.completion_BC, rollout.valid_BC))
+            hidden_BCD = lm.hidden_of_completion(transformer, variables, rollout.prompts, *tokens, shared=True)
+            logp_U = logp_of_sampled(
+                hidden_BCD.reshape(-1, hidden_BCD.shape[-1]),
+                lm.head_VD(variables, transformer.architecture),
+                rollout.completion_BC.reshape(-1),
+                temperature=temperature,
+                vocab_limit=vocab_limit,
+            )
+            return _by_rows(jnp.where(rollout.valid_BC, logp_U.reshape(rollout.valid_BC.shape), 0))
+
+    return jax.jit(logp)
 
 
 def make_train_step(
     transformer: lm.Transformer,
     objective: Objective,
-    config: DivergenceConfig | None,
+    config: LossConfig,
     *,
     optimizer: OptimizerConfig,
     teacher: TeacherConfig,
@@ -117,7 +147,7 @@ def make_train_step(
     """The jitted ``(state, batch) -> (state, metrics)``; the old state is donated.
 
     A step whose loss or gradient is not finite, or in which no token counts, changes nothing but the counters
-    ``step``, ``skipped`` and ``skipped_in_a_row``.
+    ``step``, ``skipped`` and, where it is not finite, ``skipped_in_a_row``.
 
     Args:
       transformer: the model.
@@ -142,8 +172,8 @@ def make_train_step(
         (total, (count, sums)), gradients = _sums_and_gradients(sums_of, state, batch, micro_batches)
         gradients = jax.tree.map(lambda x: safe_divide(x, count), gradients)
         norm = optax.tree.norm(gradients)
-        good = jnp.isfinite(total) & jnp.isfinite(norm) & (count > 0)
-        new_state = _updated(state, gradients, good, make_optimizer(optimizer), teacher)
+        finite = jnp.isfinite(total) & jnp.isfinite(norm)
+        new_state = _updated(state, gradients, finite, finite & (count > 0), make_optimizer(optimizer), teacher)
         metrics = {
             "loss": safe_divide(total, count),
             "loss_count": count,
@@ -171,7 +201,12 @@ def _updates(state: TrainState) -> Array:
 
 
 def _updated(
-    state: TrainState, gradients: Tree, good: Array, transform: optax.GradientTransformation, teacher: TeacherConfig
+    state: TrainState,
+    gradients: Tree,
+    finite: Array,
+    good: Array,
+    transform: optax.GradientTransformation,
+    teacher: TeacherConfig,
 ) -> TrainState:
     """The state after a step with these gradients; if not ``good``, the same but for its counters."""
     old_weights = state.variables[state.trainable]
@@ -190,7 +225,8 @@ def _updated(
         opt_state=opt_state,
         teacher=new_teacher,
         skipped=state.skipped + ~good,
-        skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
+        # Where nothing counts (no group has spread, say), nothing is wrong and nothing is known to be right again.
+        skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + ~finite),
     )
 
 

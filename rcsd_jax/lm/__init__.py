@@ -9,6 +9,7 @@ adapters are off.
 from rcsd_jax.lm.architecture import Architecture, Compute, Llama3Rope, LoraConfig
 from rcsd_jax.lm.attention import attend
 from rcsd_jax.lm.config_json import read_architecture
+from rcsd_jax.lm.continuous import ContinuousSampler
 from rcsd_jax.lm.huggingface import export, load
 from rcsd_jax.lm.lora import merge
 from rcsd_jax.lm.sampler import Sampler, sample
@@ -23,6 +24,7 @@ __all__ = [
     "Block",
     "ChatTokenizer",
     "Compute",
+    "ContinuousSampler",
     "Llama3Rope",
     "LoraConfig",
     "Sampler",

@@ -69,6 +69,7 @@ class Compute:
     ``dtype`` is that of activations, ``param_dtype`` that of the stored weights (adapters are always float32: they
     learn). ``remat`` says what the backward pass computes again: "none" keeps everything, "dots" keeps the outputs of
     the weight multiplications, "full" keeps only the input of each layer. ``scan_layers`` compiles one layer for all.
+    ``cache_dtype`` is that of the keys and values that the sampler keeps ("same": ``dtype``).
 
     Raises:
       ValueError: a name that is not one of those.
@@ -78,11 +79,14 @@ class Compute:
     param_dtype: str = "float32"
     remat: str = "none"
     scan_layers: bool = True
+    cache_dtype: str = "same"
 
     def __post_init__(self) -> None:
         for name in ("dtype", "param_dtype"):
             if getattr(self, name) not in ("float32", "bfloat16"):
                 raise ValueError(f"compute.{name} is {getattr(self, name)!r}: use 'float32' or 'bfloat16'")
+        if self.cache_dtype not in ("same", "float32", "bfloat16"):
+            raise ValueError(f"compute.cache_dtype is {self.cache_dtype!r}: use 'same', 'float32' or 'bfloat16'")
         if self.remat not in REMAT:
             raise ValueError(f"compute.remat is {self.remat!r}: use one of {REMAT}")
 

@@ -99,6 +99,12 @@ class ChatTokenizer:
         vocabulary = sorted(self._backend.get_vocab(with_added_tokens=True).items())
         return hashlib.sha256(json.dumps([vocabulary, self.chat_template]).encode()).hexdigest()
 
+    @property
+    def end_of_thinking(self) -> tuple[int, ...]:
+        """The ids of ``</think>``: one control token, or as plain text where the tokenizer has none."""
+        control = self._control_ids.get("</think>")
+        return tuple(self.encode("</think>")) if control is None else (control,)
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: no BOS, and what looks like a control token is spelled out in ordinary tokens.
 
