@@ -107,10 +107,10 @@ def _forward(loss, vocab_limit, head_trainable, hidden, head_VD, rows, shared, w
         logits_UV = logits_of(hidden_UD, compute_VD, vocab_limit)
         sums, dlogits_UV = jax.value_and_grad(loss, has_aux=True)(logits_UV, rows_U, shared, weight_U)
         dlogits_UV = dlogits_UV.astype(hidden.dtype)
-        dhidden_UD = jnp.einsum("uv,vd->ud", dlogits_UV, compute_VD)
+        dhidden_UD = jnp.einsum("uv,vd->ud", dlogits_UV, compute_VD, preferred_element_type=jnp.float32)
         if head_trainable:
             dhead_VD += jnp.einsum("uv,ud->vd", dlogits_UV, hidden_UD, preferred_element_type=jnp.float32)
-        return dhead_VD, (sums, dhidden_UD)
+        return dhead_VD, (sums, dhidden_UD.astype(hidden.dtype))
 
     nothing = jnp.zeros(head_VD.shape, jnp.float32) if head_trainable else None
     dhead_VD, (sums, dhidden) = jax.lax.scan(body, nothing, (hidden, rows, weight))
