@@ -121,12 +121,11 @@ def section(found: list[Point]) -> str:
         "",
         "![memory and operations against every size](speed/growth.svg)",
         "",
-        f"`python -m benchmarks.growth`, commit {machine.commit()}, jax {jax.__version__}. From abstract shapes:"
-        " what XLA would allocate on a CPU for the train step (a live teacher, remat full), and the operations of the"
-        " matrix products of a step. All curves but the last go through Qwen3-0.6B's shape in bfloat16 over float32 weights"
-        f" ({m.layers} layers, {m.vocab_size:,} words), {BASE.questions} questions of {BASE.samples} completions,"
-        f" prompts of {BASE.prompt}, teacher prompts of {BASE.teacher_prompt}, completions of {BASE.completion}"
-        " tokens.",
+        f"`python -m benchmarks.growth`, commit {machine.commit()}, jax {jax.__version__}. From abstract shapes: what"
+        " XLA would allocate on a CPU for the train step (a live teacher, remat full), and the operations of the matrix"
+        " products of a step. All curves but the last go through Qwen3-0.6B's shape in bfloat16 over float32 weights:"
+        f" {m.layers} layers, {m.vocab_size:,} words, {BASE.questions} questions of {BASE.samples} completions, prompts"
+        f" of {BASE.prompt}, teacher prompts of {BASE.teacher_prompt}, completions of {BASE.completion} tokens.",
         "",
         f"| axis | at | {' | '.join(f'{kind}, GiB' for kind in KINDS)} | sample, TFLOP | score | train |",
         "|---|---|---|---|---|---|---|---|",
