@@ -55,6 +55,8 @@ def section(name: str, record: dict[str, Any]) -> str:
         *(f"{who}: {', '.join(f'{k} {v}' for k, v in found.items())}" for who, found in record["versions"].items()),
         *(f"rates reached by {who}: {_rates(found)}" for who, found in record["rates"].items()),
     ]
+    if record["noisy"]:
+        facts.append("**others had the machine when this began: it shows that everything runs, and no more**")
     table = [TITLES, "|---|---|---|---|---|---|---|---|---|---|", *(row_lines(row) for row in record["rows"])]
     return "\n".join([f"## {name}", "", *(f"- {fact}" for fact in facts), "", *table, ""])
 

@@ -148,6 +148,7 @@ def measured(rows: list[Row], asked: Sequence[str], conditions: Conditions) -> I
         "versions": {OURS: machine.versions(sys.executable)},
         "rates": reached,
         "load": [load],
+        "noisy": load > len(os.sched_getaffinity(0)) / 2,
         "rows": [],
     }
     for row in rows:

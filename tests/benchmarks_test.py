@@ -85,7 +85,7 @@ def test_sides_take_turns_and_a_peer_that_fails_costs_only_its_own_line(tmp_path
     record = {"suite": "cpu", "command": "c", "commit": "d", "started": "s", "machine": "m", "cores": "all"}
     rates = {"float32": 1e9, "bfloat16": 1e9, "read": 1e9, "disk": 1e9}
     rows = [run.entry(row, [mine, naive, absent], rates)]
-    record |= {"load": [0.5], "rates": {"ours": rates}, "versions": {"ours": {"jax": "0"}}, "rows": rows}
+    record |= {"load": [0.5], "noisy": True, "rates": {"ours": rates}, "versions": {"ours": {"jax": "0"}}, "rows": rows}
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     page.save("noisy", record)
     text = (tmp_path / "speed.md").read_text()
