@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,13 +32,17 @@ class Generator:
     ):
         self.tokenizer = model.tokenizer
         self._lengths, self._mesh = lengths, mesh
-        self._sampler = lm.Sampler(
-            model.transformer,
-            sampling,
-            samples=samples,
-            eos_ids=self.tokenizer.eos_ids,
-            pad_id=self.tokenizer.pad_id,
-            vocab_limit=self.tokenizer.vocab_limit,
+        options = {
+            "samples": samples,
+            "eos_ids": self.tokenizer.eos_ids,
+            "pad_id": self.tokenizer.pad_id,
+            "vocab_limit": self.tokenizer.vocab_limit,
+        }
+        self._sampler = lm.Sampler(model.transformer, sampling, **options)
+        self._continuous = functools.cache(
+            lambda questions: lm.ContinuousSampler(
+                model.transformer, sampling, questions=questions, mesh=mesh, **options
+            )
         )
 
     def __call__(self, variables: Tree, prompts: Sequence[Sequence[int]], ids: Sequence[str], key: Array) -> Rollout:
@@ -52,6 +57,17 @@ class Generator:
                 self.compilations, len(self._lengths), len(ids),
             )  # fmt: skip
         return rollout
+
+    def stream(
+        self, variables: Tree, prompts: Sequence[Sequence[int]], ids: Sequence[str], key: Array, *, batch: int
+    ) -> Iterator[tuple[np.ndarray, Rollout]]:
+        """(places, rollout): any number of questions as they finish, ``batch`` at a time, on the host.
+
+        A question gets the tokens that a call gives it; see ``lm.ContinuousSampler``.
+        """
+        question_U = np.asarray([stable_id(name) for name in ids], np.int32)
+        padded = data.pad_prompts(prompts, pad_id=self.tokenizer.pad_id, buckets=self._lengths)
+        return self._continuous(batch)(variables, padded, key, question_U)
 
     @property
     def compilations(self) -> int:
