@@ -94,11 +94,12 @@ def gpu() -> list[Row]:
             rows.append(Row(name, f"{size}, sample {case.rows} rows", "sample", case, ("transformers",)))
         case = dataclasses.replace(still, questions=4, teacher_prompt=1024, completion=1024, micro_batches=4)
         rows.append(Row(f"score_{size}", f"{size}, teacher's pass over 32 rows", "score", case, ("transformers",)))
-        if model is QWEN_8B:
-            case = dataclasses.replace(case, lora=64)
+        says = f"{size}, teacher and train step, 32 rows"
+        if model is QWEN_8B:  # the peers' loop has no adapters
+            rows.append(Row(f"learn_{size}", f"{says}, adapters", "learn", dataclasses.replace(case, lora=64)))
         else:
             case = dataclasses.replace(case, param_dtype="float32")
-        rows.append(Row(f"learn_{size}", f"{size}, teacher and train step, 32 rows", "learn", case, ("liger",)))
+            rows.append(Row(f"learn_{size}", says, "learn", case, ("liger",)))
         if model is QWEN_17B:
             rows.append(Row("step", f"{size}, whole RCSD step, 32 rows, 1024 new tokens", "step", case))
             rows.append(Row("save", f"{size}, checkpoint of weights and moments", "save", case))
