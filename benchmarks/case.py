@@ -85,6 +85,10 @@ class Case:
         """Completion tokens: what a rate counts."""
         return self.rows * self.completion
 
+    def unshared(self) -> Case:
+        """As many rows, each a completion of a prompt of its own."""
+        return dataclasses.replace(self, questions=self.rows, samples=1)
+
     def tiny(self) -> Case:
         """The same kind of case at sizes that take a moment on any machine."""
         model = dataclasses.replace(TINY, family=self.model.family, tied=self.model.tied)

@@ -21,7 +21,7 @@ from rcsd_jax import learning, sharding
 from rcsd_jax.types import Tree
 
 TEACHER = learning.TeacherConfig("live")
-BASE = Case(QWEN_06B, questions=4, samples=8, prompt=512, teacher_prompt=1024, completion=1024)
+BASE = Case(QWEN_06B, questions=4, samples=8, prompt=256, teacher_prompt=512, completion=512)
 KINDS = {"state": "weights and moments", "batch": "batch with the teacher's states", "temporary": "temporary"}
 
 
@@ -41,17 +41,17 @@ def points() -> dict[str, list[tuple[int, Case, int]]]:
     def of(**changes: Any) -> Case:
         return dataclasses.replace(BASE, **changes)
 
+    vocabularies, depths = (65536, model.vocab_size, 262144), (14, model.layers, 56)
     return {
-        "completions (8 a question)": [(8 * n, of(questions=n), 1) for n in (1, 2, 4, 8)],
-        "tokens of a completion": [(n, of(completion=n), 1) for n in (256, 512, 1024, 2048)],
-        "vocabulary": [
-            (n, of(model=dataclasses.replace(model, vocab_size=n)), 1) for n in (32768, 65536, 131072, 262144)
-        ],
-        "layers": [(n, of(model=dataclasses.replace(model, layers=n)), 1) for n in (7, 14, 28, 56)],
-        "devices (fsdp), 8 questions": [(n, of(questions=8), n) for n in (1, 2, 4, 8)],
+        "completions (8 a question)": [(8 * n, of(questions=n), 1) for n in (2, 4, 8)],
+        "tokens of a completion": [(n, of(completion=n), 1) for n in (256, 512, 1024)],
+        "vocabulary": [(n, of(model=dataclasses.replace(model, vocab_size=n)), 1) for n in vocabularies],
+        "layers": [(n, of(model=dataclasses.replace(model, layers=n)), 1) for n in depths],
+        "devices (fsdp), 64 completions": [(n, of(questions=8), n) for n in (1, 2, 4, 8)],
     }
 
 
+@functools.cache
 def train_memory(case: Case, devices: int = 1) -> dict[str, float]:
     """Bytes on a device while the train step runs, by kind; adapters, remat and micro-batches as the case says."""
     transformer = ours.transformer_of(case)
@@ -121,12 +121,11 @@ def section(found: list[Point]) -> str:
         "",
         "![memory and operations against every size](speed/growth.svg)",
         "",
-        f"`python -m benchmarks.growth`, commit {machine.commit()}, jax {jax.__version__}. From abstract shapes:"
-        " what XLA would allocate on a CPU for the train step (a live teacher, remat full), and the operations of the"
-        " matrix products of a step. The middle of every curve is Qwen3-0.6B's shape in bfloat16 over float32 weights"
-        f" ({m.layers} layers, {m.vocab_size:,} words), {BASE.questions} questions of {BASE.samples} completions,"
-        f" prompts of {BASE.prompt}, teacher prompts of {BASE.teacher_prompt}, completions of {BASE.completion}"
-        " tokens.",
+        f"`python -m benchmarks.growth`, commit {machine.commit()}, jax {jax.__version__}. From abstract shapes: what"
+        " XLA would allocate on a CPU for the train step (a live teacher, remat full), and the operations of the matrix"
+        " products of a step. All curves but the last go through Qwen3-0.6B's shape in bfloat16 over float32 weights:"
+        f" {m.layers} layers, {m.vocab_size:,} words, {BASE.questions} questions of {BASE.samples} completions, prompts"
+        f" of {BASE.prompt}, teacher prompts of {BASE.teacher_prompt}, completions of {BASE.completion} tokens.",
         "",
         f"| axis | at | {' | '.join(f'{kind}, GiB' for kind in KINDS)} | sample, TFLOP | score | train |",
         "|---|---|---|---|---|---|---|---|",

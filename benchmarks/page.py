@@ -13,18 +13,18 @@ INTRODUCTION = """# Speed and memory
 Written by `python -m benchmarks.run --save=<name>` and `python -m benchmarks.growth`; nothing here is typed in by hand.
 Random weights, the same sizes on every side, no completion ends early. Sides are processes that take turns (A B A B).
 
-- **seconds**: median (least to most) of the rounds; **x ours**: their time by ours, median over the rounds; above 1 we
-  are faster.
+- **seconds**: median (least to most) of the rounds; **takes** "2 x ours": median over the rounds of
+  this side's time by ours in the same round.
 - **busy**: processor time by wall time. Where it is below the number of cores, others had the machine; compare ratios
   of one run, not seconds of two.
 - **first**: the first call, with compiling. **peak**: memory of the process above what it held when it was ready; on a
   GPU all device memory.
 - **of the bound**: the time that the products and the bytes of the task take at the machine's own rates (measured at
   the start of the run, best of all libraries) by our time. Only real work counts: no recomputation, no padding.
-- Peers compute a prompt anew for each of its completions, they have no other way; the rows "1 completion of 8 prompts"
-  are those where nothing can be shared.
+- Peers compute a prompt anew for each of its completions, they have no other way. "unshared" is ours with a prompt for
+  each completion, so that nothing can be shared.
 """
-TITLES = "| | side | seconds | x ours | tokens/s | peak MiB | first s | busy | of the bound | parts |"
+TITLES = "| | side | seconds | takes | tokens/s | peak MiB | first s | busy | of the bound | parts |"
 
 
 def save(name: str, record: dict[str, Any]) -> None:
@@ -55,6 +55,8 @@ def section(name: str, record: dict[str, Any]) -> str:
         *(f"{who}: {', '.join(f'{k} {v}' for k, v in found.items())}" for who, found in record["versions"].items()),
         *(f"rates reached by {who}: {_rates(found)}" for who, found in record["rates"].items()),
     ]
+    if record["noisy"]:
+        facts.append("**others had the machine when this began: it shows that everything runs, and no more**")
     table = [TITLES, "|---|---|---|---|---|---|---|---|---|---|", *(row_lines(row) for row in record["rows"])]
     return "\n".join([f"## {name}", "", *(f"- {fact}" for fact in facts), "", *table, ""])
 
@@ -68,9 +70,9 @@ def _line(row: dict[str, Any], side: dict[str, Any], at: int) -> str:
     title = row["says"] if at == 0 else ""
     if "error" in side:
         return f"| {title} | {side['name']} | failed: {side['error'][:120]} | | | | | | | |"
-    seconds, bound = side["s"], row["bound_s"]
+    seconds, bound = side["s"], side["bound_s"]
     spread = f"{_number(side['median_s'])} ({_number(min(seconds))} to {_number(max(seconds))}) of {len(seconds)}"
-    ratio = f"**{side['times_ours']:.2f}**" if at and side["times_ours"] else ""
+    ratio = ", ".join(f"{times:.2f} x {name}" for name, times in side["times"].items())
     rate = f"{row['tokens'] / side['median_s']:.0f}" if row["task"] in ("sample", "score", "learn", "step") else ""
     peak = f"{side['peak_bytes'] / 2**20:.0f}"
     share = f"{bound[row['task']] / side['median_s']:.0%}" if row["task"] in bound else ""

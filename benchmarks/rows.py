@@ -30,7 +30,8 @@ class Row:
       task: of ``ours``, and of the peers.
       case: the sizes.
       peers: modules of ``peers/`` that do the same.
-      naive: whether ours is also compared with our own first version, the task ``<task>_naive``.
+      variants: other ways of our own: "naive", the first version, is the task ``<task>_naive``; "unshared" has a
+        prompt for each completion, as the peers compute it.
     """
 
     name: str
@@ -38,7 +39,12 @@ class Row:
     task: str
     case: Case
     peers: tuple[str, ...] = ()
-    naive: bool = False
+    variants: tuple[str, ...] = ()
+
+    def side(self, name: str) -> tuple[str, Case]:
+        """Task and case of ours, a variant or a peer."""
+        task = f"{self.task}_naive" if name == "naive" else self.task
+        return task, self.case.unshared() if name == "unshared" else self.case
 
     def tiny(self) -> Row:
         """The same at sizes that only show that everything runs."""
@@ -47,37 +53,34 @@ class Row:
 
 def cpu() -> list[Row]:
     """SmolLM2-135M's shape; bfloat16 products, float32 weights where they learn."""
-    shared = Case(SMOL)
-    unshared = dataclasses.replace(shared, questions=8, samples=1)
-    samplers, learners = ("transformers", "tunix"), ("trl", "liger", "tunix")
-    wide = dataclasses.replace(SMOL, vocab_size=151936)
+    one, four, wide = Case(SMOL), Case(SMOL, questions=4), dataclasses.replace(SMOL, vocab_size=151936)
+    samplers, learners, losses = ("transformers", "tunix"), ("trl", "liger", "tunix"), ("trl", "liger")
+    unshared, naive = ("unshared",), ("naive",)
     rows = [
-        Row("sample_8", "sample 8 completions of one prompt", "sample", shared, samplers),
-        Row("sample_32", "sample 8 completions of 4 prompts", "sample", Case(SMOL, questions=4), samplers),
-        Row("sample_unshared", "sample 1 completion of 8 prompts", "sample", unshared, samplers),
-        Row("score", "teacher's pass, 8 completions of one prompt", "score", shared, ("transformers",)),
+        Row("sample_8", "sample 8 completions of one prompt", "sample", one, samplers, unshared),
+        Row("sample_32", "sample 8 completions of 4 prompts", "sample", four, samplers, unshared),
+        Row("score", "teacher's pass, 8 completions of one prompt", "score", one, ("transformers",), unshared),
         Row(
             "divergence",
             "head and JSD, 1024 tokens, float32",
             "divergence",
             Case(SMOL, dtype="float32"),
-            ("trl", "liger"),
-            naive=True,
+            losses,
+            naive,
         ),
         Row(
             "divergence_wide",
             "head and JSD, 1024 tokens, bfloat16, 151,936 words",
             "divergence",
             Case(wide),
-            ("trl", "liger"),
-            naive=True,
+            losses,
+            naive,
         ),
-        Row("learn", "teacher and train step, 8 completions of one prompt", "learn", shared, learners),
-        Row("learn_unshared", "teacher and train step, 1 completion of 8 prompts", "learn", unshared, learners),
-        Row("step", "whole RCSD step, 8 completions of one prompt", "step", shared, ("trl",)),
-        Row("save", "checkpoint of weights and moments", "save", shared),
+        Row("learn", "teacher and train step, 8 completions of one prompt", "learn", one, learners, unshared),
+        Row("step", "whole RCSD step, 8 completions of one prompt", "step", one, ("trl",), unshared),
+        Row("save", "checkpoint of weights and moments", "save", one),
     ]
-    return rows + compiles(shared, NARROW)
+    return rows + compiles(one, NARROW)
 
 
 def gpu() -> list[Row]:
@@ -91,18 +94,19 @@ def gpu() -> list[Row]:
             rows.append(Row(name, f"{size}, sample {case.rows} rows", "sample", case, ("transformers",)))
         case = dataclasses.replace(still, questions=4, teacher_prompt=1024, completion=1024, micro_batches=4)
         rows.append(Row(f"score_{size}", f"{size}, teacher's pass over 32 rows", "score", case, ("transformers",)))
-        if model is QWEN_8B:
-            case = dataclasses.replace(case, lora=64)
+        says = f"{size}, teacher and train step, 32 rows"
+        if model is QWEN_8B:  # the peers' loop has no adapters
+            rows.append(Row(f"learn_{size}", f"{says}, adapters", "learn", dataclasses.replace(case, lora=64)))
         else:
             case = dataclasses.replace(case, param_dtype="float32")
-        rows.append(Row(f"learn_{size}", f"{size}, teacher and train step, 32 rows", "learn", case, ("liger",)))
+            rows.append(Row(f"learn_{size}", says, "learn", case, ("liger",)))
         if model is QWEN_17B:
             rows.append(Row("step", f"{size}, whole RCSD step, 32 rows, 1024 new tokens", "step", case))
             rows.append(Row("save", f"{size}, checkpoint of weights and moments", "save", case))
             rows += compiles(case, dataclasses.replace(QWEN_06B, vocab_size=8192))
     long = Case(QWEN_17B, samples=1, completion=4096)
     says = "1.7B, head and JSD, 4096 tokens, 151,936 words"
-    return [*rows, Row("divergence", says, "divergence", long, ("liger",), naive=True)]
+    return [*rows, Row("divergence", says, "divergence", long, ("liger",), ("naive",))]
 
 
 def compiles(case: Case, narrow: Model) -> list[Row]:

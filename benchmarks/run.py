@@ -1,4 +1,6 @@
-"""Measures a suite: python -m benchmarks.run --suite=cpu [--peers] [--cores=1] [--only=learn,step] [--save=quiet]
+"""Measures a suite.
+
+    python -m benchmarks.run --suite=cpu [--peers[=trl,tunix]] [--only=learn,step] [--cores=1] [--save=quiet]
 
 The sides of a row are processes of their own that take turns: A B A B. Times are medians over the rounds, ratios are
 medians of the ratios within a round. With --save the numbers go to docs/results/speed/<name>.json after every row, and
@@ -16,16 +18,17 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, page, work
+from benchmarks import machine, page
 from benchmarks.case import TINY, Case
 from benchmarks.rows import SUITES, WORK, Row
 from benchmarks.side import ROOT, Side
 
 OURS = "ours"
+PEERS = ("transformers", "trl", "liger", "tunix")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Conditions:
     logs: Path
 
     def side(self, name: str, task: str, case: Case) -> Side:
-        """A side that is ready; ``name`` is "ours", "naive" or a peer's."""
+        """A side that is ready; ``name`` is "ours", a variant's or a peer's."""
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # sides share a GPU
         core = max(os.sched_getaffinity(0)) if self.pinned else None
         if self.suite == "cpu":
@@ -50,25 +53,22 @@ class Conditions:
 
 def module(name: str) -> str:
     """Where the tasks of a side are."""
-    return "benchmarks.ours" if name in (OURS, "naive") else f"benchmarks.peers.{name}"
+    return f"benchmarks.peers.{name}" if name in PEERS else "benchmarks.ours"
 
 
 def interpreter(name: str) -> str:
     """The Python of a side's environment."""
-    return (
-        sys.executable if module(name) == "benchmarks.ours" else str(ROOT / f"benchmarks/peers/.venv-{name}/bin/python")
-    )
+    return str(ROOT / f"benchmarks/peers/.venv-{name}/bin/python") if name in PEERS else sys.executable
 
 
 def measure(row: Row, peers: tuple[str, ...], conditions: Conditions) -> list[dict[str, Any]]:
     """What each side of a row took, ours first; a side that could not do it has an "error" instead."""
-    names = [OURS, *(["naive"] if row.naive else []), *peers]
+    names = [OURS, *row.variants, *peers]
     with contextlib.ExitStack() as stack:
         sides: dict[str, Side | str] = {}
         for name in names:
-            task = f"{row.task}_naive" if name == "naive" else row.task
             try:
-                sides[name] = stack.enter_context(conditions.side(name, task, row.case))
+                sides[name] = stack.enter_context(conditions.side(name, *row.side(name)))
             except (RuntimeError, OSError) as error:
                 sides[name] = str(error)
         started = time.monotonic()
@@ -77,8 +77,8 @@ def measure(row: Row, peers: tuple[str, ...], conditions: Conditions) -> list[di
                 sides[name] = _turn(side)
             if time.monotonic() - started > conditions.patience:
                 break
-    reference = sides[OURS]
-    return [_summary(name, side, reference) for name, side in sides.items()]
+    references = {name: side for name in (OURS, "unshared") if isinstance(side := sides.get(name), Side)}
+    return [_summary(name, side, references) for name, side in sides.items()]
 
 
 def _turn(side: Side | str) -> Side | str:
@@ -90,16 +90,20 @@ def _turn(side: Side | str) -> Side | str:
     return side
 
 
-def _summary(name: str, side: Side | str, ours: Side | str) -> dict[str, Any]:
+def _summary(name: str, side: Side | str, references: dict[str, Side]) -> dict[str, Any]:
     if isinstance(side, str):
         return {"name": name, "error": side}
     rounds, seconds = side.measurements, [m["s"] for m in side.measurements]
-    ratios = [s / m["s"] for s, m in zip(seconds, ours.measurements, strict=True)] if isinstance(ours, Side) else []
+    ratios = {
+        reference: [s / m["s"] for s, m in zip(seconds, other.measurements, strict=True)]
+        for reference, other in references.items()
+        if reference != name
+    }
     return {
         "name": name,
         "s": seconds,
         "median_s": statistics.median(seconds),
-        "times_ours": statistics.median(ratios) if ratios else None,
+        "times": {reference: statistics.median(values) for reference, values in ratios.items()},
         "busy": statistics.median(m["busy"] for m in rounds),
         "peak_bytes": max(m["peak_bytes"] for m in rounds),
         "first_s": side.first_s,
@@ -107,52 +111,49 @@ def _summary(name: str, side: Side | str, ours: Side | str) -> dict[str, Any]:
     }
 
 
-def rates(peers: bool, conditions: Conditions) -> dict[str, dict[str, float]]:
+def rates(peers: Sequence[str], conditions: Conditions) -> dict[str, dict[str, float]]:
     """The machine's rates, by who reached them."""
     found = {}
-    for name in (OURS, "transformers") if peers else (OURS,):
+    for name in (OURS, "transformers") if "transformers" in peers else (OURS,):
         with contextlib.suppress(RuntimeError, OSError), conditions.side(name, "rates", Case(TINY)) as side:
             side.go()
             found[name] = side.measurements[0]["parts"]
     return found
 
 
-def bounds(row: Row, limits: dict[str, float]) -> dict[str, float]:
+def bounds(task: str, case: Case, limits: dict[str, float]) -> dict[str, float]:
     """Seconds that the task and each of its parts take at least."""
-    parts = {"learn": ("score", "train"), "step": ("sample", "score", "train")}.get(row.task, ())
-    return {
-        name: sum(phase.seconds(limits) for phase in WORK[name](row.case))
-        for name in (row.task, *parts)
-        if name in WORK
-    }
+    names = (task, *{"learn": ("score", "train"), "step": ("sample", "score", "train")}.get(task, ()))
+    return {name: sum(phase.seconds(limits) for phase in WORK[name](case)) for name in names if name in WORK}
 
 
-def measured(rows: list[Row], with_peers: bool, conditions: Conditions) -> Iterator[dict[str, Any]]:
+def entry(row: Row, sides: list[dict[str, Any]], limits: dict[str, float]) -> dict[str, Any]:
+    """The record of a row; peers are measured against the bound of our way, which does no more than it must."""
+    found = [side | {"bound_s": bounds(row.task, row.side(side["name"])[1], limits)} for side in sides]
+    about = {"name": row.name, "says": row.says, "task": row.task, "tokens": row.case.tokens}
+    return about | {"case": dataclasses.asdict(row.case), "sides": found}
+
+
+def measured(rows: list[Row], asked: Sequence[str], conditions: Conditions) -> Iterator[dict[str, Any]]:
     """The record of the run, after each row."""
-    before = rates(with_peers, conditions)
+    started, load = time.monotonic(), machine.load()
+    reached = rates(asked, conditions)
     record: dict[str, Any] = {
         "suite": conditions.suite,
         "command": shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
-    }
-    record |= {"commit": machine.commit(), "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
-    record |= {"machine": machine.describe({"JAX_PLATFORMS": "cpu"} if conditions.suite == "cpu" else {})}
-    record |= {
+        "commit": machine.commit(),
+        "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": machine.describe({"JAX_PLATFORMS": "cpu"} if conditions.suite == "cpu" else {}),
         "cores": "1 (pinned)" if conditions.pinned else "all",
-        "load": [machine.load()],
-        "rates": before,
+        "versions": {OURS: machine.versions(sys.executable)},
+        "rates": reached,
+        "load": [load],
+        "noisy": load > len(os.sched_getaffinity(0)) / 2,
         "rows": [],
     }
-    record["versions"] = {OURS: machine.versions(sys.executable)}
-    started = time.monotonic()
     for row in rows:
-        peers = row.peers if with_peers else ()
-        sides = measure(row, peers, conditions)
-        flops = work.total_flops(WORK[row.task](row.case)) if row.task in WORK else 0.0
-        bound = bounds(row, machine.best(before.values()))
-        record["rows"].append(
-            {"name": row.name, "says": row.says, "task": row.task, "case": dataclasses.asdict(row.case)}
-            | {"tokens": row.case.tokens, "flops": flops, "bound_s": bound, "sides": sides}
-        )
+        peers = tuple(peer for peer in row.peers if peer in asked)
+        record["rows"].append(entry(row, measure(row, peers, conditions), machine.best(reached.values())))
         record["load"].append(machine.load())
         record["minutes"] = (time.monotonic() - started) / 60
         for name in peers:
@@ -180,7 +181,7 @@ def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--suite", choices=sorted(SUITES), required=True)
     parser.add_argument("--only", default="", help="names of rows, with commas between them; all if empty")
-    parser.add_argument("--peers", action="store_true", help="those that benchmarks/peers/install.sh has installed")
+    parser.add_argument("--peers", nargs="?", const=",".join(PEERS), default="", help="which of them; --peers: all")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every side")
     parser.add_argument("--patience", type=float, default=600, help="seconds after which a row begins no new round")
     parser.add_argument("--cores", choices=("1", "all"), default="all", help="1 pins every side to the last core")
@@ -197,7 +198,7 @@ def main() -> None:
         pinned = asked.cores == "1"
         conditions = Conditions(asked.suite, asked.rounds, asked.patience, pinned=pinned, logs=Path(logs))
         record: dict[str, Any] = {}
-        for record in measured(rows, asked.peers, conditions):
+        for record in measured(rows, asked.peers.split(","), conditions):
             print(page.row_lines(record["rows"][-1]), flush=True)
             if asked.save:
                 page.save(asked.save, record)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-
 from rcsd_jax import evaluation, questions
 from rcsd_jax.rollout import Generator
 from rcsd_jax.types import FINISHED, Array, Problem, Tree
@@ -22,17 +20,19 @@ def completions(
 ) -> Iterator[tuple[list[str], list[int], list[bool]]]:
     """(texts, lengths in tokens, finished) of the samples of each question, in order.
 
-    The last batch is filled up with copies of its last question, so that every batch has the compiled shape.
+    ``batch`` questions are sampled at a time; what finishes makes room for the next. The tokens do not depend on it.
     """
-    for start in range(0, len(prompts), batch):
-        chosen = [min(start + offset, len(prompts) - 1) for offset in range(batch)]
-        rollout = generator(variables, [prompts[i] for i in chosen], [ids[i] for i in chosen], key)
-        texts, n = generator.texts(rollout), rollout.samples
-        lengths_B = np.asarray(rollout.valid_BC).sum(axis=1)
-        finished_B = np.asarray(rollout.finish_B) == FINISHED
-        for row in range(min(batch, len(prompts) - start)):
-            rows = slice(row * n, (row + 1) * n)
-            yield texts[row], lengths_B[rows].tolist(), finished_B[rows].tolist()
+    if not prompts:
+        return
+    early, at = {}, 0  # finished before a question that comes before them
+    for places, rollout in generator.stream(variables, prompts, ids, key, batch=batch):
+        lengths_GN = rollout.valid_BC.sum(axis=1).reshape(len(places), -1)
+        finished_GN = (rollout.finish_B == FINISHED).reshape(len(places), -1)
+        for row, (place, texts) in enumerate(zip(places, generator.texts(rollout), strict=True)):
+            early[place] = texts, lengths_GN[row].tolist(), finished_GN[row].tolist()
+        while at in early:
+            yield early.pop(at)
+            at += 1
 
 
 def measure(

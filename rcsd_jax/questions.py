@@ -9,6 +9,13 @@ from rcsd_jax.types import Problem, Rubric
 
 Check = Callable[[Problem, str], tuple[bool, ...]]
 
+# Control -> (its argument, the key of config.rubrics that sets it).
+STRENGTHS = {
+    "noisy": ("rate", "noise_rate"),
+    "reduced": ("keep", "keep"),
+    "dropped": ("probability", "drop_probability"),
+}
+
 
 def load(questions: config.Data, split: str) -> list[Problem]:
     """The problems of one split, in a fixed order.
@@ -51,9 +58,28 @@ def guidance(experiment: config.Experiment, problems: Sequence[Problem]) -> dict
         found = rubrics.CONTROLS["generic"].apply({problem.id: None for problem in problems}, experiment.seed)
     else:
         return {}
-    if experiment.rubrics.control == "as_is":
+    control = experiment.rubrics.control
+    if control == "as_is":
         return found
-    return rubrics.CONTROLS[experiment.rubrics.control].apply(found, experiment.seed)
+    return rubrics.CONTROLS[control].apply(found, experiment.seed, **_strength(experiment.rubrics))
+
+
+def describe(experiment: config.Experiment) -> str:
+    """Which rubrics these are, in a line: "ground_truth, noisy: random words in place of ... (rate 0.3, seed 0)"."""
+    source, control = experiment.rubrics.source, experiment.rubrics.control
+    source = f"{source} {experiment.rubrics.path}" if source == "cache" else source
+    if source == "none" or control == "as_is":
+        return source
+    settings = [f"{name} {value}" for name, value in _strength(experiment.rubrics).items()]
+    settings.append(f"seed {experiment.seed}")
+    return f"{source}, {control}: {rubrics.CONTROLS[control].description} ({', '.join(settings)})"
+
+
+def _strength(settings: config.Rubrics) -> dict[str, float]:
+    if settings.control not in STRENGTHS:
+        return {}
+    argument, key = STRENGTHS[settings.control]
+    return {argument: getattr(settings, key)}
 
 
 def check_of(questions: config.Data) -> Check | None:

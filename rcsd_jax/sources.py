@@ -12,10 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rcsd_jax import checkpoint, config, data, evaluation, learning, models, questions, rubrics, sharding
+from rcsd_jax.collector import Collector
 from rcsd_jax.encoding import Encoder
 from rcsd_jax.examples import supervised_examples
 from rcsd_jax.models import LanguageModel
-from rcsd_jax.rollout import Collector
 from rcsd_jax.types import FINISHED, Problem, Rollout, TrainState, Tree
 
 
@@ -80,7 +80,7 @@ def rows(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> Sou
 
 
 def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> Source:
-    """Scored rollouts of the student's own; see ``rollout.Collector``."""
+    """Scored rollouts of the student's own; see ``collector.Collector``."""
     problems = questions.load(experiment.data, experiment.data.split)
     guidance = questions.guidance(experiment, problems) if experiment.objective in learning.TAUGHT else {}
     collector = Collector(experiment, model, problems, guidance, mesh)
@@ -131,10 +131,12 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
         ]
         return Numbers(numbers, first)
 
-    facts = {
+    facts: dict[str, Any] = {
         "questions": len(collector.fitting.problems),
         "dropped": {reason: len(ids) for reason, ids in collector.fitting.dropped.items()},
     }
+    if guidance and "rubric" in experiment.teacher.context:
+        facts["rubrics"] = questions.describe(experiment)
     used = "\n".join(_shown(guidance.get(problem.id)) for problem in collector.fitting.problems)
     meta = _meta(experiment, model, problems, hashlib.sha256(used.encode()).hexdigest())
     return Source(batch, facts, meta)

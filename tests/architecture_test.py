@@ -14,7 +14,7 @@ FLOORS = [
     ("learning", "evaluation"),
     (
         *("checkpoint", "metrics", "report", "config", "workdir", "models", "questions", "encoding", "examples"),
-        *("rewards", "rollout", "measure", "sources"),
+        *("rewards", "rollout", "collector", "measure", "sources"),
     ),
     ("command", "evaluate", "write_rubrics", "compare", "train", "export", "pipeline"),
 ]

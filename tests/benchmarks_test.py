@@ -57,8 +57,8 @@ def test_every_row_has_a_task_of_ours_and_a_name_of_its_own(suite):
     rows = SUITES[suite]()
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
-        assert row.task in ours.TASKS
-        assert not row.naive or f"{row.task}_naive" in ours.TASKS
+        assert {row.side(name)[0] for name in ("ours", *row.variants)} <= ours.TASKS.keys()
+        assert set(row.peers) <= set(run.PEERS)
         assert Case.from_json(row.case.to_json()) == row.case
 
 
@@ -75,17 +75,17 @@ def test_the_chunked_divergence_is_the_naive_one_at_the_benchmarks_sizes():
 
 
 def test_sides_take_turns_and_a_peer_that_fails_costs_only_its_own_line(tmp_path, monkeypatch):
-    row = Row("divergence", "head and JSD", "divergence", CASE.tiny(), ("absent",), naive=True)
+    monkeypatch.setattr(run, "PEERS", ("absent",))
+    row = Row("divergence", "head and JSD", "divergence", CASE.tiny(), ("absent",), ("naive",))
     conditions = run.Conditions("cpu", rounds=2, patience=600, pinned=False, logs=tmp_path)
     mine, naive, absent = run.measure(row, row.peers, conditions)
-    assert len(mine["s"]) == len(naive["s"]) == 2 and naive["times_ours"] > 0
+    assert len(mine["s"]) == len(naive["s"]) == 2 and naive["times"]["ours"] > 0
     assert "No such file" in absent["error"]
 
     record = {"suite": "cpu", "command": "c", "commit": "d", "started": "s", "machine": "m", "cores": "all"}
     rates = {"float32": 1e9, "bfloat16": 1e9, "read": 1e9, "disk": 1e9}
-    entry = {"name": row.name, "says": row.says, "task": row.task, "tokens": row.case.tokens, "flops": 1.0}
-    entry |= {"bound_s": run.bounds(row, rates), "sides": [mine, naive, absent]}
-    record |= {"load": [0.5], "rates": {"ours": rates}, "versions": {"ours": {"jax": "0"}}, "rows": [entry]}
+    rows = [run.entry(row, [mine, naive, absent], rates)]
+    record |= {"load": [0.5], "noisy": True, "rates": {"ours": rates}, "versions": {"ours": {"jax": "0"}}, "rows": rows}
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     page.save("noisy", record)
     text = (tmp_path / "speed.md").read_text()

@@ -133,7 +133,7 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_named(path, value, says):
         ({"objective": "sft", "train.rows": 9, "train.micro_batches": 2}, "must divide the 9 rows"),
         ({"teacher.reason_first": True, "task": "rubric"}, "config.teacher.reason_first is on"),
         ({"teacher.reason_first": True, "teacher.context": ()}, "config.teacher.reason_first is on"),
-        ({"objective": "grpo"}, "config.train.samples is 1: objective 'grpo' compares"),
+        ({"objective": "grpo"}, "config.train.samples is 1: the samples of a question"),
         ({"objective": "grpo", "train.samples": 4, "task": "rubric"}, "rewards are for answers"),
         ({"objective": "distill_sampled", "sampling.temperature": 0.0}, "needs the odds"),
         (
@@ -151,6 +151,9 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_named(path, value, says):
             "share one mean over tokens",
         ),
         ({"objective": "grpo", "train.samples": 2, "gates.min_student_entropy": 1.0}, "has no teacher"),
+        ({"teacher.solutions": "sibling", "train.samples": 4}, "must have 'solution'"),
+        ({"teacher.solutions": "sibling", "teacher.context": ("solution",)}, "config.train.samples is 1"),
+        ({"teacher.contrast": 0.5, "teacher.context": ("reference",)}, "'rubric' in config.teacher.context"),
         ({"train.updates_per_rollout": 2, "train.checkpoint_every": 5}, "config.train.checkpoint_every is 5"),
         ({"train.updates_per_rollout": 2, "teacher.weights.weights": "ema"}, "whose LM head moves"),
         ({"optimizer.schedule": "linear", "optimizer.warmup_steps": 9, "optimizer.total_steps": 9}, "after the warmup"),

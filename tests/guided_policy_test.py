@@ -9,7 +9,7 @@ import pytest
 import references_naive as naive
 
 from rcsd_jax.learning import DivergenceConfig, Gates, LossConfig, PolicyConfig
-from rcsd_jax.learning.divergence import divergence_sum
+from rcsd_jax.learning.divergence import Sampled, divergence_sum
 from rcsd_jax.learning.guided_policy import guided_policy_sum
 from rcsd_jax.learning.policy import PolicyRows, policy_sum
 
@@ -129,3 +129,24 @@ def test_a_uniform_teacher_is_noticed():
     flat = jnp.ones((12, V))
     _, metrics = divergence_sum(flat, padded, flat, padded, weight, DivergenceConfig(), **OPTIONS)
     assert metrics["teacher_uniform"] == 12
+
+
+def test_tokens_of_older_weights_count_for_what_they_still_are_up_to_a_cap():
+    then = logp(STUDENT, temperature=1.3) + RNG.normal(size=12)
+    sampled = Sampled(
+        jnp.asarray(TOKEN, jnp.int32), *(jnp.asarray(x, jnp.float32) for x in (logp(STUDENT), then)), temperature=1.3
+    )
+    student, teacher = jnp.asarray(STUDENT, jnp.float32), jnp.asarray(TEACHER, jnp.float32)
+    importance = np.minimum(np.exp(logp(STUDENT, temperature=1.3) - then), 2)
+    assert 0 < (importance == 2).sum() < 12
+
+    def total(student, config, weight):
+        weight = jnp.asarray(weight, jnp.float32)
+        return divergence_sum(student, EYE, teacher, EYE, weight, config, sampled=sampled, **OPTIONS)
+
+    function = jax.value_and_grad(total, has_aux=True)
+    (value, metrics), gradient = function(student, DivergenceConfig(importance_cap=2.0), np.ones(12))
+    (expected, _), expected_gradient = function(student, DivergenceConfig(), importance)
+    assert value == pytest.approx(float(expected), rel=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-6)
+    assert metrics["importance"] == pytest.approx(importance.sum(), rel=1e-5)

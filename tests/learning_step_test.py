@@ -33,7 +33,7 @@ MODEL = lm.Transformer(
 ADAPTED = dataclasses.replace(MODEL, lora=lm.LoraConfig(rank=8, alpha=16, targets=("q", "v", "down")))
 OPTIMIZER = OptimizerConfig(learning_rate=2e-3, schedule="linear", total_steps=100)
 # Steps take seconds to compile: these two, with the teachers that they have here, serve most tests.
-TEACHER_OF = {"distill": "base", "sft": "ema"}
+TEACHER_OF = {"distill": "base", "sft": "ema", "grpo": "live"}
 
 
 def prompts(rng, length):
@@ -81,7 +81,17 @@ def text(seed=0, rows=8, length=12):
     return TokenBatch(rng.integers(0, LIMIT, (rows, length)).astype(np.int32), positions, segments, weight)
 
 
-BATCH_OF = {"distill": scored, "sft": text}
+def rewarded(seed=0):
+    """A batch with made-up advantages, by a sampler whose probabilities were about the student's."""
+    rollout, _, weight = rollout_and_prompts(seed)
+    rng = np.random.default_rng(seed + 1)
+    tempered = (rng.normal(size=weight.shape) * 0.2 - math.log(LIMIT)).astype(np.float32)
+    advantage = rng.normal(size=len(weight)).astype(np.float32)
+    rollout = rollout.replace(tempered_logp_BC=tempered)
+    return ScoredBatch(rollout, np.where(rollout.valid_BC, weight, 0), advantage_B=advantage)
+
+
+BATCH_OF = {"distill": scored, "sft": text, "grpo": rewarded}
 
 
 @functools.cache
@@ -127,7 +137,7 @@ def assert_as_expected(objective, state, metrics):
     assert metrics == pytest.approx(reference_metrics, rel=1e-4)
 
 
-@pytest.mark.parametrize(("objective", "parts"), [("distill", 4), ("sft", 2)])
+@pytest.mark.parametrize(("objective", "parts"), [("distill", 4), ("sft", 2), ("grpo", 4)])
 def test_any_split_into_micro_batches_gives_the_same_numbers(objective, parts):
     step = train_step(objective, micro_batches=parts)
     assert_as_expected(objective, *after(3, start(TEACHER_OF[objective]), step, BATCH_OF[objective]()))

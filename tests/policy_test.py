@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import references_naive as naive
 
-from rcsd_jax import rewards
-from rcsd_jax.learning import PolicyConfig, advantages
+from rcsd_jax import collector, rewards
+from rcsd_jax.learning import PolicyConfig, advantages, best
 from rcsd_jax.learning.policy import PolicyRows, aggregated, logp_of_sampled, policy_sum
-from rcsd_jax.types import Criterion, Rubric
+from rcsd_jax.types import CUT, FINISHED, Criterion, Rubric
 
 
 def loss_and_gradient(logits_UV, rows, config=PolicyConfig(), temperature=1.0, weight_U=None):
@@ -126,6 +126,20 @@ def test_a_reward_that_nobody_could_give_leaves_its_group_as_if_it_had_not_been_
         for std in ("group", "batch", "none"):
             found = advantages(np.array([hopeless]), std)
             assert not found.counts_GN.any() and not found.advantage_GN.any()
+
+
+def test_the_best_is_the_first_of_the_highest_if_it_is_above_the_threshold():
+    reward = np.array([[0.2, 0.9, 0.9], [0.6, 0.5, np.nan], [np.nan, np.nan, np.nan], [np.nan, 0.1, 0.7]])
+    assert best(reward, 0.6).tolist() == [[False, True, False], [False] * 3, [False] * 3, [False, False, True]]
+
+
+def test_what_is_left_out_has_neither_weight_nor_advantage():
+    advantage, weight = jnp.array([1.0, 2.0, 3.0]), jnp.ones((3, 2))
+    counts, finish = jnp.array([True, False, True]), jnp.array([FINISHED, FINISHED, CUT])
+    for mask_truncated, expected in ((False, [1, 0, 1]), (True, [1, 0, 0])):
+        found, weights = collector._counted(advantage, weight, counts, finish, mask_truncated)
+        np.testing.assert_array_equal(found, advantage * jnp.array(expected))
+        np.testing.assert_array_equal(weights, np.repeat(expected, 2).reshape(3, 2))
 
 
 # Filters: tokens come from p / m on the kept ones.

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from tiny_pipeline import experiment
 
+from rcsd_jax import collector as collector_file
 from rcsd_jax import config, learning, lm, models, questions, rollout, sharding
+from rcsd_jax.collector import Collector
 from rcsd_jax.learning import TeacherConfig
-from rcsd_jax.rollout import Collector
 from rcsd_jax.types import Rubric
 
 RUBRIC = experiment()
@@ -48,8 +49,15 @@ def hidden(transformer, variables, scored):
 
 def spy(monkeypatch):
     """The prompts that go to the devices from now on, one list a batch."""
-    seen, place = [], rollout.place_prompts
-    monkeypatch.setattr(rollout, "place_prompts", lambda prompts, *rest: seen.append(prompts) or place(prompts, *rest))
+    seen = []
+    for file in (rollout, collector_file):
+        place = file.place_prompts
+
+        def spied(prompts, *rest, place=place):
+            seen.append(prompts)
+            return place(prompts, *rest)
+
+        monkeypatch.setattr(file, "place_prompts", spied)
     return seen
 
 
@@ -180,3 +188,52 @@ def test_the_released_profile_drops_questions_without_a_rubric_of_an_expert(mode
     _, asked, collector = collect(e, model, problems=[*bare, *PROBLEMS[3:]])
     assert collector.fitting.dropped == {"no rubric": [p.id for p in bare]}
     assert all(isinstance(p.rubric, Rubric) for p in asked)
+
+
+# Other teachers
+
+
+def test_a_sibling_that_succeeded_is_the_solution_that_the_teacher_sees(model):
+    e = dataclasses.replace(teacher("ema", ("solution",), solutions="sibling"), reward=config.Reward(threshold=0.5))
+    with jax.set_mesh(MESH):
+        collector = Collector(e, model, PROBLEMS, {}, MESH)
+    assert not collector.fitting.dropped, "a question needs no solution of its own"
+    two, texts = PROBLEMS[:2], [["a", "<think> x </think> b", "c"], ["d", "e", "f"]]
+    prompts, found = collector._sibling_prompts(two, texts, np.array([[0.0, 1.0, 1.0], [0.5, np.nan, 0.9]]))
+
+    def shown(problem, text):
+        return collector.encoder.teacher(dataclasses.replace(problem, solution=text), ("solution",), None)
+
+    bare = [collector.encoder.student(p) for p in two]
+    assert prompts[:3] == [shown(two[0], "b"), shown(two[0], "c"), shown(two[0], "b")], "never its own, no thinking"
+    assert prompts[3:] == [shown(two[1], "f"), shown(two[1], "f"), bare[1]]
+    assert found.tolist() == [True, True, True, True, True, False]
+
+
+def test_a_contrast_moves_the_logits_away_from_those_of_a_wrong_rubric(model):
+    e = teacher("base", contrast=0.5)
+    with jax.set_mesh(MESH):
+        collector = Collector(e, model, PROBLEMS, GUIDANCE, MESH)
+    own = {p.id: collector.encoder.teacher(p, ("rubric",), GUIDANCE[p.id]) for p in PROBLEMS}
+    others = {p.id: collector._wrong_prompt(p) for p in PROBLEMS}
+    assert all(own[name] != others[name] for name in own)
+    rng = np.random.default_rng(0)
+    right, wrong, head = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 3, 4), (2, 3, 4), (5, 4)))
+    found = collector_file._away_from(right, wrong, 0.5) @ head.T
+    np.testing.assert_allclose(found, 1.5 * right @ head.T - 0.5 * wrong @ head.T, atol=1e-5)
+
+
+def test_a_perturbed_rubric_is_seeded_set_by_the_config_and_described():
+    def guided(**changes):
+        e = experiment(**{f"rubrics__{name}": value for name, value in changes.items()})
+        return questions.guidance(e, PROBLEMS), questions.describe(e)
+
+    for control, key, weak, strong in (
+        ("noisy", "noise_rate", 0.0, 1.0), ("reduced", "keep", 9, 1), ("dropped", "drop_probability", 0.0, 1.0),
+    ):  # fmt: skip
+        (mild, line), (harsh, _) = (guided(control=control, **{key: value}) for value in (weak, strong))
+        assert all(mild[name].criteria == GUIDANCE[name].criteria for name in mild), control
+        assert all(harsh[name].criteria != GUIDANCE[name].criteria for name in harsh), control
+        assert line.startswith(f"ground_truth, {control}: ") and f" {weak}, seed 0)" in line
+        assert guided(control=control, **{key: strong})[0] == harsh
+    assert questions.describe(experiment()) == "ground_truth"

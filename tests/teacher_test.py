@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rcsd_jax import lm
 from rcsd_jax.learning import TeacherConfig, initial_teacher, teacher_variables, update_teacher
+from rcsd_jax.learning.teacher import teacher_head, teacher_hidden
 from rcsd_jax.types import TrainState
 
 
@@ -81,8 +83,33 @@ def test_the_first_teacher_shares_no_buffer_with_the_student():
         assert copy.unsafe_buffer_pointer() != start["params"]["kernel"].unsafe_buffer_pointer()
 
 
+@pytest.mark.parametrize("trainable", ["params", "lora"])
+def test_a_trust_region_predicts_the_normalised_geometric_mean_of_base_and_student(trainable):
+    config = TeacherConfig("trust_region", live_share=0.25)
+    architecture = lm.Architecture("llama", 6, width=4, layers=1, heads=1, kv_heads=1, head_width=4, mlp_width=4)
+    rng = np.random.default_rng(0)
+    hidden_of = {"base": rng.normal(size=(3, 4)), "live": rng.normal(size=(3, 4))}
+    heads = {"base": rng.normal(size=(6, 4)), "live": rng.normal(size=(6, 4))}
+    base, live = ({"params": {"embed": {"embedding": jnp.asarray(heads[name])}}} for name in ("base", "live"))
+    if trainable == "lora":
+        heads["live"], live = heads["base"], base | {"lora": {"a": jnp.ones(2)}}
+        teacher, start = None, base | {"lora": {"a": jnp.zeros(2)}}
+    else:
+        teacher, start = base["params"], base
+    assert (initial_teacher(config, start, trainable) is None) == (teacher is None)
+    state = TrainState(0, live, None, teacher, 0, 0, trainable=trainable)
+    hidden = teacher_hidden(
+        config, state, lambda variables: jnp.asarray(hidden_of["live" if variables is state.variables else "base"])
+    )
+    logits = hidden @ teacher_head(config, state, architecture).T
+    logp = {name: jax.nn.log_softmax(hidden_of[name] @ heads[name].T) for name in ("base", "live")}
+    mean = np.exp(0.75 * logp["base"] + 0.25 * logp["live"])
+    np.testing.assert_allclose(jax.nn.softmax(logits), mean / mean.sum(-1, keepdims=True), rtol=1e-4)
+    assert update_teacher(config, teacher, live[trainable], jnp.int32(1)) is teacher, "the base stays"
+
+
 @pytest.mark.parametrize(
-    "options", [{"weights": "old"}, {"ema_decay": 1.0}, {"ema_decay": -0.1}, {"snapshot_every": 0}]
+    "options", [{"weights": "old"}, {"ema_decay": 1.0}, {"ema_decay": -0.1}, {"snapshot_every": 0}, {"live_share": 1.0}]
 )
 def test_a_wrong_config_is_refused_with_the_cure(options):
     with pytest.raises(ValueError, match="use"):

@@ -24,6 +24,7 @@ ONE_OF = {
     "rubrics.source": ("none", "ground_truth", "cache", "generic"),
     "rubrics.control": ("as_is", *rubrics.CONTROLS),
     "teacher.context": rubrics.TEACHER_CONTEXTS,
+    "teacher.solutions": ("data", "sibling"),
     "evaluation.context": rubrics.TEACHER_CONTEXTS,
     "reward.kind": ("accuracy", "rubric"),
     "reward.weights": ("integers", "categories"),
@@ -35,7 +36,11 @@ RANGES = {
     "data.eval_share": (0, 1),
     "data.max_bad_rows": (0, None),
     "data.rubric_share": (0, 1),
+    "rubrics.noise_rate": (0, 1),
+    "rubrics.keep": (1, None),
+    "rubrics.drop_probability": (0, 1),
     "rubrics.retries": (0, None),
+    "teacher.contrast": (0, None),
     "rubrics.min_criteria": (1, None),
     "evaluation.limit": (0, None),
     "evaluation.batch": (1, None),
@@ -142,24 +147,38 @@ def _of_sampled_objectives(e: Experiment) -> Iterator[str]:
         )
     if e.gates.look_at_entropy and not is_taught:
         yield f"config.gates looks at entropies: objective {e.objective!r} has no teacher, use gates by place"
-    if e.sampling.temperature == 0 and e.objective not in ("sft", "distill", "best_of_n"):
+    reads_odds = e.objective not in ("sft", "distill", "best_of_n") or (is_taught and e.divergence.importance_cap)
+    if e.sampling.temperature == 0 and reads_odds:
         yield f"config.sampling.temperature is 0: objective {e.objective!r} needs the odds of a sample, give 1"
     if e.objective == "distill_grpo" and (e.policy.aggregation, e.divergence.reduction) != ("dapo", "token"):
         yield (
             "config.objective is 'distill_grpo': divergence and reward share one mean over tokens, use "
             "config.policy.aggregation 'dapo' and config.divergence.reduction 'token'"
         )
-    if e.objective in learning.REWARDED:
+    if is_taught:
+        yield from _of_teachers(e)
+    if e.is_rewarded:
         yield from _of_rewards(e)
+
+
+def _of_teachers(e: Experiment) -> Iterator[str]:
+    if e.teacher.solutions == "sibling" and (e.teacher.reason_first or "solution" not in e.teacher.context):
+        yield (
+            "config.teacher.solutions is 'sibling': config.teacher.context must have 'solution', and "
+            "config.teacher.reason_first must be off"
+        )
+    plain = e.teacher.solutions == "data" and not e.teacher.reason_first
+    if e.teacher.contrast > 0 and not (plain and "rubric" in e.teacher.context and e.task == "answer"):
+        yield (
+            f"config.teacher.contrast is {e.teacher.contrast}: it needs task 'answer', 'rubric' in "
+            "config.teacher.context, and neither siblings nor config.teacher.reason_first"
+        )
 
 
 def _of_rewards(e: Experiment) -> Iterator[str]:
     if e.task != "answer":
         yield f"config.objective is {e.objective!r}: rewards are for answers, make config.task 'answer'"
     if e.train.samples < 2:
-        yield (
-            f"config.train.samples is {e.train.samples}: objective {e.objective!r} compares the samples of a question, "
-            "give at least 2"
-        )
+        yield (f"config.train.samples is {e.train.samples}: the samples of a question are compared, give at least 2")
     if e.reward.kind == "rubric" and e.data.source != "science":
         yield "config.reward.kind is 'rubric': only the science world can check a rubric without a judge"

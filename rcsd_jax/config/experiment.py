@@ -76,13 +76,18 @@ class Prompts:
 class Rubrics:
     """Which rubric the teacher reads: ``source``, then perturbed by ``control`` (see ``rubrics.CONTROLS``).
 
-    "cache" reads the file ``path`` that ``write_rubrics`` made. ``retries`` is how often an invalid rubric is
-    sampled again with a fresh seed before it is dropped.
+    "cache" reads the file ``path`` that ``write_rubrics`` made. The controls draw from ``config.seed``: "noisy"
+    replaces a word with probability ``noise_rate``, "reduced" keeps ``keep`` criteria, "dropped" drops one with
+    ``drop_probability``. ``retries`` is how often an invalid rubric is sampled again with a fresh seed before it is
+    dropped.
     """
 
     source: str = "ground_truth"
     path: str = ""
     control: str = "as_is"
+    noise_rate: float = 0.3
+    keep: int = 3
+    drop_probability: float = 0.5
     retries: int = 1
     min_criteria: int = 3
     max_criteria: int = 25
@@ -92,10 +97,15 @@ class Rubrics:
 class Teacher:
     """What the teacher knows (``context``: any of reference, solution, rubric) and which weights it has.
 
-    With ``reason_first`` it first writes an analysis of that context, sampled as ``analysis`` says.
+    ``solutions`` are those of the "data", or for each completion another one of the same question, a "sibling" that
+    earned more than ``reward.threshold`` (SDPO); completions without one do not count. ``contrast`` c > 0 takes out
+    what any rubric does: log-probabilities are (1 + c) those with the rubric less c those with another question's.
+    With ``reason_first`` the teacher first writes an analysis of its context, sampled as ``analysis`` says.
     """
 
     context: tuple[str, ...] = ("rubric",)
+    solutions: str = "data"
+    contrast: float = 0.0
     reason_first: bool = False
     analysis: lm.SamplingConfig = lm.SamplingConfig(temperature=0.7, top_p=0.95, max_new_tokens=1024)
     weights: learning.TeacherConfig = learning.TeacherConfig()
@@ -199,6 +209,12 @@ class Experiment:
         return learning.TeacherConfig("base" if self.has_kl_penalty else "live")
 
     @property
+    def is_rewarded(self) -> bool:
+        """Whether completions earn something: for the objective, or to find out which of them succeeded."""
+        needs_siblings = self.objective in learning.TAUGHT and self.teacher.solutions == "sibling"
+        return self.objective in learning.REWARDED or needs_siblings
+
+    @property
     def has_kl_penalty(self) -> bool:
         """Whether the loss holds the policy near the weights that training began with."""
-        return self.objective in learning.REWARDED and self.policy.kl_coefficient > 0
+        return self.objective in ("grpo", "distill_grpo") and self.policy.kl_coefficient > 0

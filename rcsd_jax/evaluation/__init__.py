@@ -6,7 +6,7 @@
 and tests two methods on the same questions (``paired_test``). How a criterion is checked is the caller's to say.
 """
 
-from rcsd_jax.evaluation.answers import Extracted, Grade, extract, grade
+from rcsd_jax.evaluation.answers import Extracted, Grade, extract, grade, strip_thinking
 from rcsd_jax.evaluation.results import (
     EvaluationRecord,
     accuracy_by_source,
@@ -49,6 +49,7 @@ __all__ = [
     "per_question",
     "rate_interval",
     "read_records",
+    "strip_thinking",
     "summarise",
     "write_records",
 ]

@@ -4,7 +4,7 @@
     gates         which tokens count
     policy        rewards as a clipped policy gradient; ``advantages`` makes them comparable (on the host)
     divergence    how far the student is from the teacher, with the LM head inside, chunk by chunk
-    teacher       whose weights the teacher has: base, live, ema, snapshot
+    teacher       whose weights the teacher has: base, live, ema, snapshot, trust_region
     step          ``make_train_step``: (state, batch) -> (state, metrics), jitted and donated;
                   ``make_score_step``: the teacher's hidden states of a rollout; ``make_logp_step``: log-probabilities
 

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -40,6 +41,8 @@ class DivergenceConfig:
       entry_clip: cap of every entry's term before the sum over the vocabulary (0.05 in OPSD and in the code that the
         authors of RCSD released). Terms are capped from above only, so the sum may be negative.
       token_clip: cap of a token's divergence; no gradient beyond it.
+      importance_cap: weighs each token by what the student makes of it now over what the sampler did, at the sampling
+        temperature, at most by this (SDPO: 2): completions of older weights count for what they still are. None: by 1.
       reduction: "token" divides by the counted tokens of the global batch, "sequence" (the formula of the RCSD paper)
         by its completions, so that long ones weigh more.
       chunk_tokens: tokens whose logits exist at one time, on all devices; None chooses from a memory budget.
@@ -56,6 +59,7 @@ class DivergenceConfig:
     tail: bool = False
     entry_clip: float | None = None
     token_clip: float | None = None
+    importance_cap: float | None = None
     reduction: str = "token"
     chunk_tokens: int | None = None
 
@@ -76,10 +80,20 @@ class DivergenceConfig:
             raise ValueError(
                 "divergence.tail is on, but the full support leaves no tail: turn it off or choose a top-k support"
             )
-        for name in ("entry_clip", "token_clip", "chunk_tokens"):
+        for name in ("entry_clip", "token_clip", "importance_cap", "chunk_tokens"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"divergence.{name} is {value}: it must be positive, or None to leave it out")
+
+
+@flax.struct.dataclass
+class Sampled:
+    """Sampled tokens, and the log-probabilities that the sampler gave them at temperature 1 and at its own."""
+
+    token_U: Array
+    logp_U: Array
+    tempered_logp_U: Array
+    temperature: float = flax.struct.field(pytree_node=False, default=1.0)
 
 
 def divergence_sum(
@@ -92,7 +106,7 @@ def divergence_sum(
     *,
     vocab_limit: int,
     head_trainable: bool,
-    sampled: tuple[Array, Array] | None = None,
+    sampled: Sampled | None = None,
     gates: Gates = Gates(),
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sum over tokens of the divergence between teacher and student, chunk by chunk.
@@ -109,19 +123,21 @@ def divergence_sum(
       config: which divergence.
       vocab_limit: rows of the heads from here on belong to no token and are out of both distributions.
       head_trainable: False leaves out the gradient of the head.
-      sampled: (token_U, logp_U), the tokens and the log-probabilities that the sampler gave them at temperature 1.
+      sampled: the tokens and what the sampler thought of them; needed for ``importance_cap``.
       gates: those by entropy are applied here; a token that does not pass adds nothing to the sum.
 
     Returns:
       the sum, and sums of: ``divergence`` before clips (nats), ``teacher_entropy`` and ``student_entropy`` (nats, whole
       vocabulary, at the temperature), ``top1_agreement``, ``teacher_uniform`` (whether the teacher knows nothing: its
       entropy is within 1% of the largest), with clips ``clipped_entries`` (of a token) and ``clipped_tokens``, with
-      gates by entropy ``passed``, and with ``sampled`` the ``sampler_gap``: by how many nats the log-probability that
-      the student now gives to the sampled token differs from the sampler's.
+      gates by entropy ``passed``, with ``importance_cap`` the weights ``importance``, and with ``sampled`` the
+      ``sampler_gap``: by how many nats the log-probability that the student now gives to the sampled token differs
+      from the sampler's.
 
     Raises:
       ValueError: ``top_k`` beyond the vocabulary.
     """
+    assert sampled is not None or config.importance_cap is None
     if config.support != "full" and config.top_k > vocab_limit:
         raise ValueError(
             f"divergence.top_k is {config.top_k}, the vocabulary has {vocab_limit}: lower it or use support 'full'"
@@ -150,10 +166,18 @@ def _loss_of_logits(
         loss_U = jnp.where(metrics["passed"], loss_U, 0)
     if sampled is None:
         return loss_U, metrics
-    token_U, sampler_logp_U = sampled
     logits_UV = jax.lax.stop_gradient(student_UV)
-    logp_U = logit_at(logits_UV, token_U) - jax.nn.logsumexp(logits_UV, axis=-1)
-    return loss_U, metrics | {"sampler_gap": jnp.abs(logp_U - sampler_logp_U)}
+    metrics["sampler_gap"] = jnp.abs(_logp(logits_UV, sampled.token_U) - sampled.logp_U)
+    if config.importance_cap is not None:
+        tempered_logp_U = _logp(logits_UV / sampled.temperature, sampled.token_U)
+        ratio_U = jnp.exp(tempered_logp_U - sampled.tempered_logp_U)
+        metrics["importance"] = jnp.minimum(ratio_U, config.importance_cap)
+        loss_U *= metrics["importance"]
+    return loss_U, metrics
+
+
+def _logp(logits_UV: Array, token_U: Array) -> Array:
+    return logit_at(logits_UV, token_U) - jax.nn.logsumexp(logits_UV, axis=-1)
 
 
 def token_divergence(student_UV: Array, teacher_UV: Array, config: DivergenceConfig) -> tuple[Array, dict[str, Array]]:

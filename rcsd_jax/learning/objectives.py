@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from rcsd_jax import lm
 from rcsd_jax.learning.cross_entropy import cross_entropy_sum
-from rcsd_jax.learning.divergence import divergence_sum
+from rcsd_jax.learning.divergence import Sampled, divergence_sum
 from rcsd_jax.learning.guided_policy import guided_policy_sum
 from rcsd_jax.learning.loss_config import LossConfig
 from rcsd_jax.learning.policy import PolicyConfig, PolicyRows, aggregated, policy_sum
@@ -103,7 +103,12 @@ def distill_sum(
         config.divergence,
         vocab_limit=vocab_limit,
         head_trainable=head_trainable,
-        sampled=(rollout.completion_BC.reshape(-1), rollout.logp_BC.reshape(-1)),
+        sampled=Sampled(
+            rollout.completion_BC.reshape(-1),
+            rollout.logp_BC.reshape(-1),
+            rollout.tempered_logp_BC.reshape(-1),
+            config.temperature,
+        ),
         gates=config.gates,
     )
     tokens = _count(batch.weight_BC)

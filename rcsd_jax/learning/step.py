@@ -17,7 +17,14 @@ from rcsd_jax import lm, sharding
 from rcsd_jax.learning.objectives import LossConfig, Objective
 from rcsd_jax.learning.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from rcsd_jax.learning.policy import logp_of_sampled
-from rcsd_jax.learning.teacher import TeacherConfig, initial_teacher, teacher_variables, update_teacher
+from rcsd_jax.learning.teacher import (
+    TeacherConfig,
+    initial_teacher,
+    teacher_head,
+    teacher_hidden,
+    teacher_variables,
+    update_teacher,
+)
 from rcsd_jax.masked import safe_divide
 from rcsd_jax.types import Array, PromptBatch, Rollout, ScoredBatch, TrainState, Tree
 
@@ -84,18 +91,16 @@ def make_score_step(
 ) -> Callable[[TrainState, ScoredBatch, PromptBatch], ScoredBatch]:
     """The jitted ``(state, batch, teacher_prompts) -> batch``, with the teacher's hidden states.
 
-    ``teacher_prompts`` holds one prompt a question, in the order of the rollout. Tokens that are not valid never count.
+    ``teacher_prompts`` holds one prompt a question, or one a completion, in the order of the rollout. Tokens that are
+    not valid never count.
     """
 
     def score(state: TrainState, batch: ScoredBatch, teacher_prompts: PromptBatch) -> ScoredBatch:
         with _on(mesh):
             rollout = batch.rollout
-            hidden_BCD = lm.hidden_of_completion(
-                transformer,
-                teacher_variables(teacher, state),
-                _by_rows(teacher_prompts),
-                *_by_rows((rollout.completion_BC, rollout.valid_BC)),
-                shared=True,
+            tokens = _by_rows((teacher_prompts, rollout.completion_BC, rollout.valid_BC))
+            hidden_BCD = teacher_hidden(
+                teacher, state, lambda variables: lm.hidden_of_completion(transformer, variables, *tokens, shared=True)
             )
             weight_BC = jnp.where(rollout.valid_BC, batch.weight_BC, 0).astype(jnp.float32)
             return dataclasses.replace(batch, weight_BC=weight_BC, teacher_hidden_BCD=hidden_BCD)
@@ -167,7 +172,7 @@ def make_train_step(
     schedule = learning_rate(optimizer)
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Array]]:
-        teacher_head_VD = lm.head_VD(teacher_variables(teacher, state), transformer.architecture)
+        teacher_head_VD = teacher_head(teacher, state, transformer.architecture)
         sums_of = functools.partial(bound, teacher_head_VD=teacher_head_VD, head_trainable=state.trainable == "params")
         (total, (count, sums)), gradients = _sums_and_gradients(sums_of, state, batch, micro_batches)
         gradients = jax.tree.map(lambda x: safe_divide(x, count), gradients)

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from rcsd_jax.lm.attention import attend
+from rcsd_jax.lm.products import product
 from rcsd_jax.lm.sampling import SamplingConfig, draw, row_noise
-from rcsd_jax.lm.scoring import logits_of
+from rcsd_jax.lm.scoring import only_tokens
 from rcsd_jax.lm.transformer import Block, Transformer, head_VD, layer_variables, positions_of
 from rcsd_jax.types import CUT, FINISHED, RUNNING, Array, PromptBatch, Tree
 
@@ -208,7 +209,8 @@ class Decoder:
 
     def _draw(self, head: Array, hidden_BD: Array, state: Decoding) -> Decoding:
         """One more column; rows that have ended keep what they have."""
-        logits_BV = logits_of(hidden_BD, head.astype(hidden_BD.dtype), self.vocab_limit)
+        logits_BV = product("bd,vd->bv", "float32", hidden_BD, head.astype(hidden_BD.dtype))
+        logits_BV = only_tokens(logits_BV, self.vocab_limit)
         token_B, sampling_logp_B = draw(logits_BV, _column(state.noise_BC, state.step)[:, 0], self.sampling)
         logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
         logp_B = tempered_logp_B = logit_B - jax.nn.logsumexp(logits_BV, axis=-1)

@@ -18,8 +18,12 @@ NEVER = -1e30
 def logits_of(hidden_UD: Array, head_VD: Array, vocab_limit: int) -> Array:
     """Float32 logits_UV; rows of the head from ``vocab_limit`` on belong to no token and get ``NEVER``."""
     assert hidden_UD.dtype == head_VD.dtype, f"{hidden_UD.dtype=} {head_VD.dtype=}"
-    logits_UV = jnp.einsum("ud,vd->uv", hidden_UD, head_VD, preferred_element_type=jnp.float32)
-    if vocab_limit == head_VD.shape[0]:
+    return only_tokens(jnp.einsum("ud,vd->uv", hidden_UD, head_VD, preferred_element_type=jnp.float32), vocab_limit)
+
+
+def only_tokens(logits_UV: Array, vocab_limit: int) -> Array:
+    """The logits, with ``NEVER`` from ``vocab_limit`` on."""
+    if vocab_limit == logits_UV.shape[1]:
         return logits_UV
     return jnp.where(jax.lax.broadcasted_iota(jnp.int32, logits_UV.shape, 1) < vocab_limit, logits_UV, NEVER)
 

@@ -1,0 +1,260 @@
+"""From questions to a scored batch: the student samples; a teacher looks at every token, or a reward at the whole.
+
+problems ─┬─ student prompts ── sampler ── Rollout ─┬─ score step ── ScoredBatch
+          └─ teacher prompts (with an analysis, if reason-first) ─┘
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from rcsd_jax import config, data, evaluation, learning, rewards, rubrics, sharding
+from rcsd_jax.encoding import Encoder
+from rcsd_jax.models import LanguageModel
+from rcsd_jax.randomness import key_for
+from rcsd_jax.rollout import Generator, place_prompts
+from rcsd_jax.types import FINISHED, Array, Problem, PromptBatch, Rubric, ScoredBatch, TrainState
+
+
+class Fitting(NamedTuple):
+    """Problems whose prompts fit, and the ids of those dropped, by reason."""
+
+    problems: list[Problem]
+    dropped: dict[str, list[str]]
+
+
+class Collected(NamedTuple):
+    """A scored batch, its questions, what was written (decoded when first asked for), and some numbers for people."""
+
+    batch: ScoredBatch
+    problems: list[Problem]
+    texts: Callable[[], list[list[str]]]
+    numbers: dict[str, float]
+
+
+class Collector:
+    """The questions of rollout t, sampled and scored. The batch depends on the seed, t and the weights alone.
+
+    Raises:
+      ValueError: no question is left after dropping those without guidance or with over-long prompts.
+    """
+
+    def __init__(
+        self,
+        experiment: config.Experiment,
+        model: LanguageModel,
+        problems: Sequence[Problem],
+        guidance: Mapping[str, Rubric],
+        mesh: Mesh,
+    ):
+        self._experiment, self._guidance, self._mesh = experiment, guidance, mesh
+        self.encoder = Encoder(model.tokenizer, experiment.prompts, experiment.task)
+        self.generator = Generator(
+            model, experiment.sampling, experiment.train.samples, experiment.prompts.student_lengths, mesh
+        )
+        self._analyst = None
+        if experiment.teacher.reason_first:
+            analysis = experiment.teacher.analysis
+            self._analyst = Generator(model, analysis, 1, experiment.prompts.teacher_lengths, mesh)
+        self._wrong = rubrics.CONTROLS["random"].apply(guidance, experiment.seed) if experiment.teacher.contrast else {}
+        self.fitting = self._fit(problems)
+        if not self.fitting.problems:
+            counts = {reason: len(ids) for reason, ids in self.fitting.dropped.items()}
+            raise ValueError(f"none of {len(problems)} questions can be used, dropped: {counts}")
+        self._batches = data.batches(self.fitting.problems, batch_size=experiment.train.questions, seed=experiment.seed)
+        objective, weights = experiment.objective, experiment.older_weights
+        self._score = self._reward = self._old_logp = self._base_logp = None
+        if objective in learning.TAUGHT:
+            self._score = learning.make_score_step(model.transformer, weights, mesh=mesh)
+        if experiment.is_rewarded:
+            self._reward = rewards.of(experiment)
+            logp_step = functools.partial(
+                learning.make_logp_step,
+                model.transformer,
+                temperature=experiment.sampling.temperature,
+                vocab_limit=model.tokenizer.vocab_limit,
+                mesh=mesh,
+            )
+            if experiment.policy.importance_cap is not None:
+                self._old_logp = logp_step(learning.TeacherConfig("live"))
+            if experiment.has_kl_penalty:
+                self._base_logp = logp_step(learning.TeacherConfig("base"))
+
+    def __call__(self, state: TrainState, t: int) -> Collected:
+        """Rollout t, scored."""
+        problems = self._batches[t]
+        ids = [problem.id for problem in problems]
+        prompts = [self.encoder.student(problem) for problem in problems]
+        rollout = self.generator(state.variables, prompts, ids, key_for(self._experiment.seed, "rollout", t))
+        texts = functools.cache(functools.partial(self.generator.texts, rollout))
+        weight_BC = learning.weights_by_place(
+            self._experiment.gates,
+            rollout.valid_BC.astype(jnp.float32),
+            rollout.completion_BC,
+            self.encoder.tokenizer.end_of_thinking,
+        )
+        batch, numbers, reward_GN = ScoredBatch(rollout, weight_BC), {"teacher_tokens": 0.0}, None
+        if self._reward is not None:
+            reward_GN = self._reward(problems, texts())
+            batch, of_reward = self._rewarded(state, batch, reward_GN)
+            numbers |= of_reward
+        if self._score is None:
+            return Collected(batch, problems, texts, numbers)
+        if self._experiment.teacher.solutions == "sibling":
+            assert reward_GN is not None
+            teacher_prompts, has_one_B = self._sibling_prompts(problems, texts(), reward_GN)
+            numbers["with_sibling"] = float(has_one_B.mean())
+            has_one_B1 = sharding.place_batch(has_one_B[:, None], self._mesh)
+            batch = dataclasses.replace(batch, weight_BC=batch.weight_BC * has_one_B1)
+        else:
+            teacher_prompts = self._teacher_prompts(state, problems, t)
+        batch = self._score(state, batch, self._placed(teacher_prompts))
+        numbers["teacher_tokens"] = float(sum(map(len, teacher_prompts)))
+        if self._wrong:
+            wrong = [self._wrong_prompt(problem) for problem in problems]
+            other = self._score(state, batch, self._placed(wrong)).teacher_hidden_BCD
+            hidden_BCD = _away_from(batch.teacher_hidden_BCD, other, self._experiment.teacher.contrast)
+            batch = dataclasses.replace(batch, teacher_hidden_BCD=hidden_BCD)
+            numbers["teacher_tokens"] += float(sum(map(len, wrong)))
+        return Collected(batch, problems, texts, numbers)
+
+    def _rewarded(
+        self, state: TrainState, batch: ScoredBatch, reward_GN: np.ndarray
+    ) -> tuple[ScoredBatch, dict[str, float]]:
+        """The batch with its advantages, less what nothing can be learned from, and what there is to say about it."""
+        e, rollout = self._experiment, batch.rollout
+        advantage_GN, counts_GN = learning.advantages(reward_GN, e.policy.advantage_std)
+        known_GN = np.isfinite(reward_GN)
+        numbers = {
+            "reward": float(reward_GN[known_GN].mean()) if known_GN.any() else 0.0,
+            "groups_without_spread": float(np.mean(~counts_GN.any(axis=1))),
+            "unjudged": float(np.mean(~known_GN)),
+        }
+        if e.objective == "best_of_n":
+            counts_GN = learning.best(reward_GN, e.reward.threshold)
+            numbers["kept"] = float(counts_GN.any(axis=1).mean())
+        if e.objective not in learning.REWARDED:
+            return batch, numbers  # only wanted to know which completions succeeded
+        advantage_B, counts_B = sharding.place_batch(
+            (advantage_GN.reshape(-1).astype(np.float32), counts_GN.reshape(-1)), self._mesh
+        )
+        advantage_B, weight_BC = _counted(
+            advantage_B, batch.weight_BC, counts_B, rollout.finish_B, e.policy.mask_truncated
+        )
+        # Beside a divergence a completion without an advantage still has a teacher to learn from.
+        batch = dataclasses.replace(
+            batch,
+            weight_BC=batch.weight_BC if e.objective in learning.TAUGHT else weight_BC,
+            advantage_B=advantage_B,
+            old_logp_BC=self._old_logp(state, rollout) if self._old_logp else None,
+            base_logp_BC=self._base_logp(state, rollout) if self._base_logp else None,
+        )
+        return batch, numbers
+
+    def _placed(self, teacher_prompts: Sequence[Sequence[int]]) -> PromptBatch:
+        lengths, pad_id = self._experiment.prompts.teacher_lengths, self.encoder.tokenizer.pad_id
+        return place_prompts(teacher_prompts, lengths, pad_id, self._mesh)
+
+    def _wrong_prompt(self, problem: Problem) -> list[int]:
+        return self.encoder.teacher(problem, self._experiment.teacher.context, self._wrong[problem.id])
+
+    def _sibling_prompts(
+        self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], reward_GN: np.ndarray
+    ) -> tuple[list[list[int]], np.ndarray]:
+        """A teacher prompt for every completion, with the first other one that succeeded; and which have one that fits.
+
+        The others get the student's prompt: they do not count.
+        """
+        e, prompts, found = self._experiment, [], []
+        for problem, samples, reward_N in zip(problems, texts, reward_GN, strict=True):
+            succeeded = [n for n, reward in enumerate(reward_N) if reward > e.reward.threshold]
+            bare = self.encoder.student(problem)
+            for n in range(len(samples)):
+                sibling = next((s for s in succeeded if s != n), None)
+                prompt = None
+                if sibling is not None and (text := evaluation.strip_thinking(samples[sibling]).strip()):
+                    shown = dataclasses.replace(problem, solution=text)
+                    prompt = self.encoder.teacher(shown, e.teacher.context, self._guidance.get(problem.id))
+                fits = prompt is not None and len(prompt) <= e.prompts.teacher_lengths[-1]
+                prompts.append(prompt if prompt is not None and fits else bare)
+                found.append(fits)
+        return prompts, np.array(found)
+
+    def _teacher_prompts(self, state: TrainState, problems: Sequence[Problem], t: int) -> list[list[int]]:
+        context = self._experiment.teacher.context
+        if self._analyst is None:
+            return [self.encoder.teacher(problem, context, self._guidance.get(problem.id)) for problem in problems]
+        asked = [self.encoder.analyst(problem, context, self._guidance.get(problem.id)) for problem in problems]
+        variables = learning.teacher_variables(self._experiment.teacher.weights, state)
+        key = key_for(self._experiment.seed, "analysis", t)
+        rollout = self._analyst(variables, asked, [problem.id for problem in problems], key)
+        tokens_GC, valid_GC = np.asarray(rollout.completion_BC), np.asarray(rollout.valid_BC)
+        # The end of turn comes with what follows the analysis, also where the analysis was cut before its own.
+        ends = np.isin(tokens_GC, self.encoder.tokenizer.eos_ids)
+        return [
+            [*before, *tokens[valid & ~end].tolist(), *self._after(problem)]
+            for problem, before, tokens, valid, end in zip(problems, asked, tokens_GC, valid_GC, ends, strict=True)
+        ]
+
+    def _after(self, problem: Problem) -> list[int]:
+        context = self._experiment.teacher.context
+        return self.encoder.after_analysis(problem, context, self._guidance.get(problem.id))
+
+    def _fit(self, problems: Sequence[Problem]) -> Fitting:
+        """Drops questions before training rather than cutting their prompts in it."""
+        kept, dropped = [], collections.defaultdict(list)
+        for problem in problems:
+            reason = self._unfit(problem)
+            if reason is None:
+                kept.append(problem)
+            else:
+                dropped[reason].append(problem.id)
+        return Fitting(kept, dict(dropped))
+
+    def _unfit(self, problem: Problem) -> str | None:
+        e, rubric = self._experiment, self._guidance.get(problem.id)
+        has_siblings = e.teacher.solutions == "sibling"
+        known = dataclasses.replace(problem, solution=problem.answer or "?") if has_siblings else problem
+        is_taught = e.objective in learning.TAUGHT
+        missing = self.encoder.missing(known, e.teacher.context, rubric) if is_taught else None
+        if missing is not None:
+            return f"no {missing}"
+        if len(self.encoder.student(problem)) > e.prompts.student_lengths[-1]:
+            return "student prompt too long"
+        if is_taught and self._teacher_length(known, rubric) > e.prompts.teacher_lengths[-1]:
+            return "teacher prompt too long"
+        return None
+
+    def _teacher_length(self, problem: Problem, rubric: Rubric | None) -> int:
+        context = self._experiment.teacher.context
+        if self._analyst is None:
+            wrong = len(self._wrong_prompt(problem)) if self._wrong else 0
+            return max(wrong, len(self.encoder.teacher(problem, context, rubric)))
+        room = self._experiment.teacher.analysis.max_new_tokens
+        return len(self.encoder.analyst(problem, context, rubric)) + room + len(self._after(problem))
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _counted(
+    advantage_B: Array, weight_BC: Array, counts_B: Array, finish_B: Array, mask_truncated: bool
+) -> tuple[Array, Array]:
+    """(advantages, weights), both 0 on completions that do not count."""
+    if mask_truncated:
+        counts_B &= finish_B == FINISHED
+    return jnp.where(counts_B, advantage_B, 0), jnp.where(counts_B[:, None], weight_BC, 0)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _away_from(right_BCD: Array, wrong_BCD: Array, strength: float) -> Array:
+    """States whose logits are (1 + strength) right - strength wrong; the head is the same for both."""
+    right, wrong = right_BCD.astype(jnp.float32), wrong_BCD.astype(jnp.float32)
+    return (right + strength * (right - wrong)).astype(right_BCD.dtype)

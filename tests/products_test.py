@@ -1,0 +1,20 @@
+"""Claims about products: the same numbers whatever way they are multiplied on this machine."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rcsd_jax.lm.products import FEW, product
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 2, FEW, FEW + 1])
+def test_a_projection_is_the_float64_product_rounded_once(rows, dtype):
+    rng = np.random.default_rng(rows)
+    x_BTI, kernel_OI = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((rows, 1, 24), (40, 24)))
+    y_BTO = jax.jit(lambda x, kernel: product("bti,oi->bto", dtype, x, kernel))(x_BTI, kernel_OI)
+    assert y_BTO.dtype == dtype
+    exact_BTO = np.einsum("bti,oi->bto", np.asarray(x_BTI, np.float64), np.asarray(kernel_OI, np.float64))
+    rounding = 2**-8 if dtype == "bfloat16" else 1e-6
+    np.testing.assert_allclose(np.asarray(y_BTO, np.float64), exact_BTO, rtol=rounding, atol=1e-5)
