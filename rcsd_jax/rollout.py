@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh
 
 from rcsd_jax import data, lm, sharding
@@ -49,14 +48,7 @@ class Generator:
         """One rollout; a question's noise is derived from its id, not from its place in the batch."""
         question_G = jnp.asarray([stable_id(name) for name in ids], jnp.int32)
         batch = place_prompts(prompts, self._lengths, self.tokenizer.pad_id, self._mesh)
-        compiled = self.compilations
-        rollout = self._sampler(variables, batch, key, question_G)
-        if self.compilations > max(compiled, len(self._lengths)):
-            logging.warning(
-                "the sampler was compiled %d times for %d prompt lengths: %d questions are a new batch size",
-                self.compilations, len(self._lengths), len(ids),
-            )  # fmt: skip
-        return rollout
+        return self._sampler(variables, batch, key, question_G)
 
     def stream(
         self, variables: Tree, prompts: Sequence[Sequence[int]], ids: Sequence[str], key: Array, *, batch: int
@@ -68,11 +60,6 @@ class Generator:
         question_U = np.asarray([stable_id(name) for name in ids], np.int32)
         padded = data.pad_prompts(prompts, pad_id=self.tokenizer.pad_id, buckets=self._lengths)
         return self._continuous(batch)(variables, padded, key, question_U)
-
-    @property
-    def compilations(self) -> int:
-        """Shapes compiled so far."""
-        return self._sampler.compilations
 
     def texts(self, rollout: Rollout) -> list[list[str]]:
         """What was written, by question and sample."""

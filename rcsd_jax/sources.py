@@ -121,7 +121,6 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
             "rollout_length": float(valid_BC.sum(axis=1).mean()),
             "rollout_finished": float(finished_B.mean()),
             "sampled_tokens": float(valid_BC.sum()),
-            "sampler_compilations": float(collector.generator.compilations),
         }
         if experiment.objective in learning.TAUGHT:
             numbers["teacher_tokens"] += float(valid_BC.sum())

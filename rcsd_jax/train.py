@@ -193,7 +193,7 @@ class Reporter:
         new = compilations.ledger()[self._compiled :]
         self._compiled, self._steps = self._compiled + len(new), self._steps + 1
         for line in new if self._steps > WARM else ():
-            logging.warning("compiled late, by step %d: %s%s, %.1f s", step + 1, line.name, line.shapes, line.seconds)
+            logging.warning("compiled late, by step %d: %s %s, %.1f s", step + 1, line.name, line.shapes, line.seconds)
 
 
 def _totals(rows: list[dict[str, float]]) -> dict[str, Any]:

@@ -157,7 +157,22 @@ def test_nothing_is_compiled_after_the_first_step(one_device, tmp_path, monkeypa
         train(experiment(**{**SHORT, "train__checkpoint_every": 5}), tmp_path)
     assert len(compiled[0]) > 0
     assert compiled[4][len(compiled[1]) :] == []
-    assert {row["sampler_compilations"] for row in numbers(tmp_path)} == {1}
+    ledger = json.loads((tmp_path / "compilations.json").read_text())
+    assert [line["name"] for line in ledger] == ["sample", "score", "train_step"]
+    assert all(line["seconds"] > 0 for line in ledger)
+
+
+def test_a_late_compilation_is_said(one_device, tmp_path, monkeypatch, caplog):
+    def grow(step, batch, look):
+        if step == 4:
+            batch = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
+        return batch, look
+
+    meddle(monkeypatch, grow)
+    with caplog.at_level(logging.WARNING):
+        train(experiment(**SHORT), tmp_path)
+    [told] = [record.message for record in caplog.records if "compiled late" in record.message]
+    assert "train_step" in told
 
 
 def test_one_device_equals_eight(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from rcsd_jax import lm, sharding
+from rcsd_jax import compilations, lm, sharding
 from rcsd_jax.learning.objectives import LossConfig, Objective
 from rcsd_jax.learning.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from rcsd_jax.learning.policy import logp_of_sampled
@@ -105,7 +105,7 @@ def make_score_step(
             weight_BC = jnp.where(rollout.valid_BC, batch.weight_BC, 0).astype(jnp.float32)
             return dataclasses.replace(batch, weight_BC=weight_BC, teacher_hidden_BCD=hidden_BCD)
 
-    return jax.jit(score)
+    return compilations.jit("score", score)
 
 
 def make_logp_step(
@@ -135,7 +135,7 @@ def make_logp_step(
             )
             return _by_rows(jnp.where(rollout.valid_BC, logp_U.reshape(rollout.valid_BC.shape), 0))
 
-    return jax.jit(logp)
+    return compilations.jit("logp", logp)
 
 
 def make_train_step(
@@ -197,7 +197,7 @@ def make_train_step(
             new_state = jax.lax.with_sharding_constraint(new_state, layout)
         return new_state, metrics
 
-    return jax.jit(placed, donate_argnums=0)
+    return compilations.jit("train_step", placed, donate_argnums=0)
 
 
 def _updates(state: TrainState) -> Array:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from rcsd_jax import sharding
+from rcsd_jax import compilations, sharding
 from rcsd_jax.lm.decoding import Decoder, Decoding, Prefix, Weights
 from rcsd_jax.lm.sampler import check_prompts, rollout_of
 from rcsd_jax.lm.sampling import SamplingConfig
@@ -62,8 +62,8 @@ class ContinuousSampler:
         both = Prefix(heads, rows), state
         self._view = jax.jit(self._decoder.weights)
         self._blank = jax.jit(self._empty, static_argnums=0, out_shardings=both)
-        self._fill = jax.jit(self._filled, donate_argnums=(1, 2), out_shardings=both)
-        self._run = jax.jit(self._advanced, donate_argnums=2, out_shardings=state)
+        self._fill = compilations.jit("fill", self._filled, donate_argnums=(1, 2), out_shardings=both)
+        self._run = compilations.jit("decode", self._advanced, donate_argnums=2, out_shardings=state)
         self._read = jax.jit(partial(rollout_of, pad_id=self._decoder.pad_id))
 
     def __call__(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rcsd_jax import sharding
+from rcsd_jax import compilations, sharding
 from rcsd_jax.lm.decoding import Decoder, Decoding
 from rcsd_jax.lm.sampling import SamplingConfig
 from rcsd_jax.lm.transformer import Transformer, head_VD
@@ -69,20 +70,11 @@ def sample(
 
 
 class Sampler:
-    """``sample`` with everything fixed but weights, prompts and noise; compiled once for each shape of the prompts.
-
-    ``compilations`` counts those shapes: if it still grows late in a run, the prompts come in too many lengths.
-    """
+    """``sample`` with everything fixed but weights, prompts and noise; compiled once for each shape of the prompts."""
 
     def __init__(self, transformer: Transformer, sampling: SamplingConfig, **options: Any):
         """``options`` are the other keyword arguments of :func:`sample`."""
-        self.compilations = 0
-
-        def traced(variables: Tree, prompts: PromptBatch, key: Array, question_G: Array) -> Rollout:
-            self.compilations += 1  # Python runs only while jax traces
-            return sample(transformer, variables, prompts, key, question_G, sampling=sampling, **options)
-
-        self._sample = jax.jit(traced)
+        self._sample = compilations.jit("sample", partial(sample, transformer, sampling=sampling, **options))
 
     def __call__(self, variables: Tree, prompts: PromptBatch, key: Array, question_G: Array) -> Rollout:
         """The completions; returns as soon as the work is dispatched."""
