@@ -35,7 +35,7 @@ from rcsd_jax.workdir import Workdir, write_json
 
 WARM = 3  # steps after which no function should need compiling any more
 TRAJECTORIES = 8  # rollouts that are kept as text, of a step whose turn it is
-SHOWN = ("loss", "accuracy", "rollout_accuracy", "rollout_valid")  # in the progress line
+SHOWN = ("loss", "reward", "accuracy", "rollout_accuracy", "rollout_valid")  # in the progress line
 
 
 class Diverged(ValueError):
@@ -176,6 +176,8 @@ class Reporter:
         before, self._clock = self._clock, time.monotonic()
         row |= host.metrics | {"step_seconds": self._clock - before}  # steps overlap: the times between reports add up
         self._writer.write(step, row)
+        if row.get("teacher_uniform", 0.0) > 0.5:
+            logging.warning("step %d: the teacher is uniform on most tokens, are its weights all there?", step)
         self._progress.advance(1, **{name: row[name] for name in SHOWN if name in row})
         if row["skipped_in_a_row"] >= self._config.max_skipped:
             write_json(
