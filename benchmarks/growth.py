@@ -104,8 +104,11 @@ def draw(found: list[Point]) -> Figure:
                 panels[1, column].plot(at, flops, "o-", color=colour, label=phase)
             panels[1, column].set_xlabel(axis)
             for panel in panels[:, column]:
-                panel.set_xlim(0, at[-1])
-                panel.set_ylim(bottom=0)
+                panel.set_xlim(0, 1.03 * at[-1])
+                panel.set_xticks(at, [f"{number:,}" for number in at])
+        # Panels of a row share their scale; the room above is the legend's.
+        panels[0, 0].set_ylim(0, 1.25 * max(sum(point.bytes.values()) for point in found) / 2**30)
+        panels[1, 0].set_ylim(0, 1.25 * max(max(point.flops.values()) for point in found) / 1e12)
         panels[0, 0].set_ylabel("GiB a device in the train step")
         panels[1, 0].set_ylabel("TFLOP a device and step")
         for row in panels:
