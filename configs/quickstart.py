@@ -63,7 +63,7 @@ def parts():
                 "examples": "science_pretraining",
                 "data": {"split": "pretrain", "pretraining": {"examples": 30000, "rubric_with_rubric": 0.0}},
                 "optimizer": {"learning_rate": 4e-3, "warmup_steps": 30, "total_steps": 1200},
-                "train": {"steps": 1200, "rows": 8, "row_length": 248, "checkpoint_every": 200},
+                "train": {"steps": 1200, "rows": 11, "row_length": 180, "checkpoint_every": 200},
             },
         },
         "ceiling_rubric": {
@@ -83,7 +83,7 @@ def parts():
                 "objective": "sft",
                 "model": BASE,
                 "optimizer": {"learning_rate": 3e-4, "total_steps": 50},
-                "train": {"steps": 50, "rows": 8, "row_length": 248},
+                "train": {"steps": 50, "rows": 11, "row_length": 180},
             },
         },
         "opsd": {

@@ -63,8 +63,10 @@ class Collector:
         )
         self._analyst = None
         if experiment.teacher.reason_first:
-            analysis = experiment.teacher.analysis
-            self._analyst = Generator(model, analysis, 1, experiment.prompts.teacher_lengths, mesh)
+            analysis, longest = experiment.teacher.analysis, experiment.prompts.teacher_lengths
+            # A teacher's prompt holds the analyst's and the room of an analysis, so that much shorter is the analyst's.
+            lengths = [length - analysis.max_new_tokens for length in longest if length > analysis.max_new_tokens]
+            self._analyst = Generator(model, analysis, 1, lengths or longest, mesh)
         self._wrong = rubrics.CONTROLS["random"].apply(guidance, experiment.seed) if experiment.teacher.contrast else {}
         self.fitting = self._fit(problems)
         if not self.fitting.problems:
@@ -74,7 +76,9 @@ class Collector:
         objective, weights = experiment.objective, experiment.older_weights
         self._score = self._reward = self._old_logp = self._base_logp = None
         if objective in learning.TAUGHT:
-            self._score = learning.make_score_step(model.transformer, weights, mesh=mesh)
+            self._score = learning.make_score_step(
+                model.transformer, weights, micro_batches=experiment.train.micro_batches, mesh=mesh
+            )
         if experiment.is_rewarded:
             self._reward = rewards.of(experiment)
             logp_step = functools.partial(

@@ -62,12 +62,14 @@ class Generator:
         return self._continuous(batch)(variables, padded, key, question_U)
 
     def texts(self, rollout: Rollout) -> list[list[str]]:
-        """What was written, by question and sample."""
+        """What was written, by question and sample; a thought that the prompt has opened begins with ``<think>``."""
         tokens_BC, valid_BC = np.asarray(rollout.completion_BC), np.asarray(rollout.valid_BC)
         rows = [
             self.tokenizer.decode(tokens[valid].tolist()) for tokens, valid in zip(tokens_BC, valid_BC, strict=True)
         ]
-        return [rows[start : start + rollout.samples] for start in range(0, len(rows), rollout.samples)]
+        opened = ["<think>" * self.tokenizer.opens_thought(row) for row in np.asarray(rollout.prompts.tokens_GP)]
+        n = rollout.samples
+        return [[start + text for text in rows[g * n : (g + 1) * n]] for g, start in enumerate(opened)]
 
 
 def place_prompts(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, mesh: Mesh) -> PromptBatch:

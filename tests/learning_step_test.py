@@ -190,6 +190,8 @@ def test_a_live_teacher_of_equal_context_teaches_exactly_nothing_and_of_another_
     state = start("live")
     unscored = ScoredBatch(rollout, weight)
     equal, other = score(state, unscored, rollout.prompts), score(state, unscored, teacher_prompts)
+    parts = make_score_step(MODEL, TeacherConfig("live"), micro_batches=2)(state, unscored, teacher_prompts)
+    np.testing.assert_allclose(parts.teacher_hidden_BCD, other.teacher_hidden_BCD, atol=1e-5)
     np.testing.assert_array_equal(equal.weight_BC, np.where(rollout.valid_BC, weight, 0))
     state, metrics = after(1, state, step, equal)
     assert metrics["divergence"] < 1e-9 and metrics["grad_norm"] < 1e-6

@@ -96,6 +96,13 @@ def test_any_text_without_control_tokens_gets_the_ids_of_transformers(folder, to
     assert tokenizer.decode(tokenizer.encode(text)) == stock.backend_tokenizer.normalizer.normalize_str(text)
 
 
+def test_a_prompt_that_opens_a_thought_is_told_from_one_that_closes_it(qwen3):
+    ours, stock = qwen3
+    closed = ours.encode_chat([Message("user", "Why <think>?")], thinking=False)
+    assert not ours.opens_thought(closed) and not ours.opens_thought(closed[:3])
+    assert ours.opens_thought([*closed, stock.convert_tokens_to_ids("<think>"), *ours.encode("\nhm")])
+
+
 def test_there_are_26_control_tokens(qwen3):
     assert len(set(tiny_tokenizers.QWEN3_CONTROL)) == len(control_ids(qwen3[1])) == 26
 

@@ -87,21 +87,24 @@ def _initial(variables: Tree, *, trainable: str, optimizer: OptimizerConfig, tea
 
 
 def make_score_step(
-    transformer: lm.Transformer, teacher: TeacherConfig, *, mesh: Mesh | None = None
+    transformer: lm.Transformer, teacher: TeacherConfig, *, micro_batches: int = 1, mesh: Mesh | None = None
 ) -> Callable[[TrainState, ScoredBatch, PromptBatch], ScoredBatch]:
     """The jitted ``(state, batch, teacher_prompts) -> batch``, with the teacher's hidden states.
 
     ``teacher_prompts`` holds one prompt a question, or one a completion, in the order of the rollout. Tokens that are
-    not valid never count.
+    not valid never count. ``micro_batches`` parts of the batch are read one after the other.
     """
+
+    def hidden_of(state: TrainState, tokens: tuple) -> Array:
+        return teacher_hidden(
+            teacher, state, lambda variables: lm.hidden_of_completion(transformer, variables, *tokens, shared=True)
+        )
 
     def score(state: TrainState, batch: ScoredBatch, teacher_prompts: PromptBatch) -> ScoredBatch:
         with _on(mesh):
             rollout = batch.rollout
-            tokens = _by_rows((teacher_prompts, rollout.completion_BC, rollout.valid_BC))
-            hidden_BCD = teacher_hidden(
-                teacher, state, lambda variables: lm.hidden_of_completion(transformer, variables, *tokens, shared=True)
-            )
+            tokens = teacher_prompts, rollout.completion_BC, rollout.valid_BC
+            hidden_BCD = _in_parts(functools.partial(hidden_of, state), tokens, micro_batches)
             weight_BC = jnp.where(rollout.valid_BC, batch.weight_BC, 0).astype(jnp.float32)
             return dataclasses.replace(batch, weight_BC=weight_BC, teacher_hidden_BCD=hidden_BCD)
 
@@ -274,6 +277,18 @@ def split(batch: Tree, parts: int) -> Tree:
         return x.reshape(parts, questions // parts * each, *x.shape[3:])
 
     return jax.tree.map(cut, batch)
+
+
+def _in_parts(function: Callable[[Tree], Array], batch: Tree, parts: int) -> Array:
+    """``function(batch)``, a row for every completion, computed part by part as ``split`` makes them."""
+    questions = min(leaf.shape[0] for leaf in jax.tree.leaves(batch))
+    result = jax.lax.map(lambda part: function(_by_rows(part)), split(batch, parts))
+    rows = result.shape[0] * result.shape[1]
+    return (
+        result.reshape(parts, questions // parts, rows // questions, *result.shape[2:])
+        .swapaxes(0, 1)
+        .reshape(rows, *result.shape[2:])
+    )
 
 
 def _on(mesh: Mesh | None) -> contextlib.AbstractContextManager:

@@ -99,6 +99,12 @@ class ChatTokenizer:
         vocabulary = sorted(self._backend.get_vocab(with_added_tokens=True).items())
         return hashlib.sha256(json.dumps([vocabulary, self.chat_template]).encode()).hexdigest()
 
+    def opens_thought(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether a prompt ends inside a thought, its template having written ``<think>`` itself."""
+        marks = [self._control_ids.get(name) for name in ("<think>", "</think>")]
+        last = next((int(id) for id in reversed(prompt_ids) if int(id) in marks), None)
+        return last is not None and last == marks[0]
+
     @property
     def end_of_thinking(self) -> tuple[int, ...]:
         """The ids of ``</think>``: one control token, or as plain text where the tokenizer has none."""
