@@ -260,6 +260,7 @@ def test_the_eta_is_the_median_pace_times_what_is_left_whatever_a_compilation_to
     for seconds in (60.0, 2.0, 2.0, 2.0, 30.0, 2.0):
         clock.now += seconds
         line.advance(loss=0.12345)
+        assert line.eta is None or line.done > 1, "the first step compiles"
     assert (line.pace, line.eta) == (2.0, 188.0)
     assert str(line) == "rcsd: 6/100 steps (6%), 2.00 s/step, ETA 0:03:08, loss 0.1235"
 

@@ -65,8 +65,8 @@ class Progress:
 
     @property
     def pace(self) -> float | None:
-        """Median seconds a unit lately, None before anything is known."""
-        return statistics.median(self._paces) if self._paces else None
+        """Median seconds a unit lately; None until the second mark, for the first has all the compiling in it."""
+        return statistics.median(self._paces) if len(self._paces) > 1 else None
 
     @property
     def eta(self) -> float | None:
