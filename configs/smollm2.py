@@ -3,7 +3,7 @@
     bash launch/offline_smollm2.sh
     python -m rcsd_jax.pipeline --config=configs/smollm2.py --workdir=runs/smollm2
 
-Cost: under an hour on 2 CPU cores, 6 GB of memory. Numbers to expect: those in README.md. With 96 questions of two
+Cost: 6 GB of memory; estimated at half an hour on 2 idle CPU cores, not yet recorded whole. With 96 questions of two
 choices an interval is 20 points wide: this shows that everything works on real input, not that a method is better.
 
 A model of this size has never seen a rubric. Asked for one it writes no JSON array (0 of 32 tried), and stage 1 by

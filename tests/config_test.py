@@ -180,6 +180,18 @@ def test_every_config_file_reads_without_an_error(name):
     assert config.read(values).name == name
 
 
+@pytest.mark.parametrize("name", ["rcsd", "rubric_generator"])
+def test_the_released_profile_is_one_switch(name):
+    values = importlib.import_module(f"configs.{name}").get_config("released")
+    values.data.path, values.rubrics.path = "problems.jsonl", "rubrics.jsonl"
+    experiment = config.read(values)
+    assert (experiment.prompts.profile, experiment.divergence.entry_clip) == ("released", 0.05)
+    if name == "rcsd":
+        teacher = experiment.teacher
+        assert teacher.context == ("reference", "rubric") and teacher.reason_first
+        assert experiment.prompts.teacher_lengths[0] > teacher.analysis.max_new_tokens
+
+
 def test_the_records_are_those_of_the_rooms():
     experiment = config.read(config.default())
     assert isinstance(experiment.sampling, lm.SamplingConfig)
