@@ -9,8 +9,6 @@ world's pretraining split from scratch: to answer from noisy rationales, to foll
 prompt, and to attempt a rubric. All other parts start from it. The distillation methods have the same budget.
 """
 
-from ml_collections import config_dict
-
 import rcsd_jax.config
 
 BASE = {"source": "{workdir}/base/model"}
@@ -26,14 +24,9 @@ WRITING = {**STAGE_1, "sampling": {"max_new_tokens": 80, "temperature": 0.7, "to
 
 def get_config():
     """See ``rcsd_jax.pipeline``; ``--config.order="('base', 'opsd')"`` runs some of the parts."""
-    config = config_dict.ConfigDict()
-    config.title = "Quickstart: rubric-conditioned self-distillation in the science world"
-    config.baseline = "base"
-    config.common = common()
-    # One by one: converted together, parts would share what they have in common, also when one is overridden.
-    config.parts = {name: config_dict.ConfigDict(part, convert_dict=True) for name, part in parts().items()}
-    config.order = tuple(parts())
-    return config
+    return rcsd_jax.config.pipeline(
+        "Quickstart: rubric-conditioned self-distillation in the science world", common(), parts(), baseline="base"
+    )
 
 
 def common():
@@ -63,7 +56,7 @@ def parts():
                 "examples": "science_pretraining",
                 "data": {"split": "pretrain", "pretraining": {"examples": 30000, "rubric_with_rubric": 0.0}},
                 "optimizer": {"learning_rate": 4e-3, "warmup_steps": 30, "total_steps": 1200},
-                "train": {"steps": 1200, "rows": 11, "row_length": 180, "checkpoint_every": 200},
+                "train": {"steps": 1200, "rows": 8, "row_length": 248, "checkpoint_every": 200},
             },
         },
         "ceiling_rubric": {
@@ -83,7 +76,7 @@ def parts():
                 "objective": "sft",
                 "model": BASE,
                 "optimizer": {"learning_rate": 3e-4, "total_steps": 50},
-                "train": {"steps": 50, "rows": 11, "row_length": 180},
+                "train": {"steps": 50, "rows": 8, "row_length": 248},
             },
         },
         "opsd": {

@@ -37,7 +37,7 @@ def get_config(profile="paper"):
     config.prompts.teacher_lengths = (512, 1024, 2048)
     config.prompts.profile = profile
     config.teacher.context = ("rubric",)
-    config.teacher.weights.weights = "base"
+    config.teacher.weights.kind = "base"
 
     config.sampling.temperature, config.sampling.top_p, config.sampling.top_k = 1.2, 0.95, 20
     config.sampling.max_new_tokens = 4096

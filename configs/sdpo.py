@@ -16,7 +16,7 @@ def get_config():
     config.description = "SDPO: the teacher reads another answer of the student that was right"
     config.rubrics.source = "none"
     config.teacher.context, config.teacher.solutions = ("solution",), "sibling"
-    config.teacher.weights.weights, config.teacher.weights.ema_decay = "ema", 0.95
+    config.teacher.weights.kind, config.teacher.weights.ema_decay = "ema", 0.95
     config.prompts.teacher_lengths = (1024, 2048, 4096, 6144)  # a question and a whole answer
     config.divergence.update(kind="jsd", beta=0.5, support="student", top_k=100, tail=True, importance_cap=2.0)
     config.sampling.update(temperature=1.0, top_p=1.0, top_k=0)

@@ -12,8 +12,6 @@ teach the form. Questions whose rubric is still invalid are dropped from RCSD an
 ``rcsd_generic`` needs no rubric of anybody and has the same budget.
 """
 
-from ml_collections import config_dict
-
 import rcsd_jax.config
 
 ADAPTERS = {"trainable": "lora"}
@@ -33,14 +31,7 @@ WRITING = {
 
 def get_config():
     """See ``rcsd_jax.pipeline``."""
-    config = config_dict.ConfigDict()
-    config.title = "SmolLM2-135M-Instruct on QuaRTz"
-    config.baseline = "base"
-    config.common = common()
-    # One by one: converted together, parts would share what they have in common, also when one is overridden.
-    config.parts = {name: config_dict.ConfigDict(part, convert_dict=True) for name, part in parts().items()}
-    config.order = tuple(parts())
-    return config
+    return rcsd_jax.config.pipeline("SmolLM2-135M-Instruct on QuaRTz", common(), parts(), baseline="base")
 
 
 def common():

@@ -1,4 +1,4 @@
-"""Sums and means over what counts. Padding never reaches a number."""
+"""Sums over what counts. Padding never reaches a number."""
 
 from __future__ import annotations
 
@@ -16,11 +16,6 @@ def masked_sum(values: Array, weight: Array) -> Array:
     """
     weight = weight.astype(jnp.float32)
     return jnp.sum(jnp.where(weight > 0, values.astype(jnp.float32), 0.0) * weight)
-
-
-def masked_mean(values: Array, weight: Array) -> Array:
-    """``masked_sum`` over the sum of the weights; 0 where nothing counts."""
-    return safe_divide(masked_sum(values, weight), jnp.sum(weight.astype(jnp.float32)))
 
 
 def safe_divide(total: Array, count: Array) -> Array:

@@ -189,9 +189,10 @@ def test_tolerance_is_relative_to_the_reference_and_of_the_callers_choosing() ->
     assert grade(problem("0.3"), "answer: 300e-3", tolerance=0.0).correct
 
 
-def test_loose_units_forgive_a_missing_unit_but_not_another_one() -> None:
-    assert grade(problem("12 m/s"), "answer: 12", strict_units=False).correct
-    assert not grade(problem("12 m/s"), "answer: 12 m", strict_units=False).correct
+def test_a_reference_with_a_unit_wants_one_of_its_dimension() -> None:
+    assert not grade(problem("12 m/s"), "answer: 12").correct
+    assert not grade(problem("12 m/s"), "answer: 12 m").correct
+    assert grade(problem("12 m/s"), "answer: 1200 cm/s").correct
 
 
 NASTY = {

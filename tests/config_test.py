@@ -58,15 +58,21 @@ def test_everything_that_is_wrong_is_told_at_once():
             "data.source": "quarz",
             "train.micro_batches": 3,
             "optimizer.learning_rate": float("nan"),
+            "sampling.top_p": 1.5,
+            "optimizer.b2": 1.0,
+            "optimizer.schedule": "cosin",
         }
     )
     told = "\n".join(errors)
-    assert len(errors) == 9, told
+    assert len(errors) == 12, told
     for part in (
         "config.trian is unknown: did you mean 'train'?",
         "config.train.stepz is unknown: did you mean 'steps'?",
         "config.train.rows is 2.5 (float): give int",
         "config.sampling: sampling.temperature is -1.0",
+        "config.sampling: sampling.top_p is 1.5",
+        "config.optimizer: optimizer.b2 is 1.0",
+        "config.optimizer: optimizer.schedule is 'cosin'",
         "config.mesh is 8: give a section with the keys of MeshConfig",
         "did you mean 'quartz'?",
         "config.data.path is empty",
@@ -155,7 +161,7 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_named(path, value, says):
         ({"teacher.solutions": "sibling", "teacher.context": ("solution",)}, "config.train.samples is 1"),
         ({"teacher.contrast": 0.5, "teacher.context": ("reference",)}, "'rubric' in config.teacher.context"),
         ({"train.updates_per_rollout": 2, "train.checkpoint_every": 5}, "config.train.checkpoint_every is 5"),
-        ({"train.updates_per_rollout": 2, "teacher.weights.weights": "ema"}, "whose LM head moves"),
+        ({"train.updates_per_rollout": 2, "teacher.weights.kind": "ema"}, "whose LM head moves"),
         ({"optimizer.schedule": "linear", "optimizer.warmup_steps": 9, "optimizer.total_steps": 9}, "after the warmup"),
     ],
 )

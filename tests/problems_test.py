@@ -192,17 +192,11 @@ def test_the_same_question_in_other_dress_has_the_same_hash():
     assert data.question_hash(a_problem("10\u00b2")) != data.question_hash(a_problem("102"))
 
 
-def test_an_overlap_of_splits_is_refused_by_name():
-    splits = {"train": [a_problem("One?", id="t1")], "eval": [a_problem("Two?"), a_problem("one", id="e7")]}
-    with pytest.raises(ValueError, match="'train' and 'eval' share 1: 't1' = 'e7'"):
-        data.check_disjoint(splits)
-    data.check_disjoint({"train": splits["train"] * 2, "eval": splits["eval"][:1]})
-
-
 def test_splits_are_disjoint_complete_near_their_shares_and_blind_to_the_rest_of_the_file():
     many = [a_problem(f"What is {i} + {i}?") for i in range(4000)]
     splits = data.divide(many, {"eval": 0.1, "rubric": 0.25}, rest="train")
-    data.check_disjoint(splits)
+    hashes = [{data.question_hash(problem) for problem in split} for split in splits.values()]
+    assert len(set.union(*hashes)) == sum(map(len, hashes))
     assert sum(map(len, splits.values())) == len(many)
     assert abs(len(splits["eval"]) / 4000 - 0.1) < 0.02
     assert abs(len(splits["rubric"]) / 4000 - 0.25) < 0.03

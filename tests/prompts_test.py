@@ -69,10 +69,6 @@ def test_stage_one_profiles_are_those_of_the_method(profile, writer_marks, teach
     assert (to_json(TRUTH) in teacher) == (profile == "released")
 
 
-def test_stage_two_profiles_are_those_of_the_method():
-    assert prompts.TEACHER_PROFILES == {"paper": ("rubric",), "released": ("reference", "rubric")}
-
-
 def test_the_standard_target_rubric_is_named_as_target_and_only_json_is_asked_for():
     text = text_of(prompts.rubric_teacher(PROBLEM, "released"))
     assert "target" in text and "JSON array only" in text

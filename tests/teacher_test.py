@@ -109,7 +109,7 @@ def test_a_trust_region_predicts_the_normalised_geometric_mean_of_base_and_stude
 
 
 @pytest.mark.parametrize(
-    "options", [{"weights": "old"}, {"ema_decay": 1.0}, {"ema_decay": -0.1}, {"snapshot_every": 0}, {"live_share": 1.0}]
+    "options", [{"kind": "old"}, {"ema_decay": 1.0}, {"ema_decay": -0.1}, {"snapshot_every": 0}, {"live_share": 1.0}]
 )
 def test_a_wrong_config_is_refused_with_the_cure(options):
     with pytest.raises(ValueError, match="use"):

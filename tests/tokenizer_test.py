@@ -196,7 +196,6 @@ def test_eos_ids_of_another_model_are_refused(copy):
 def test_a_saved_tokenizer_is_the_same_one(tokenizer, folder, tmp_path):
     (folder / "vocab.json").write_text("{}")  # an extra file of the tokenizer goes along
     ChatTokenizer.load(folder).save(tmp_path)
-    assert ChatTokenizer.load(tmp_path).fingerprint == tokenizer.fingerprint
     assert (tmp_path / "vocab.json").exists()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()

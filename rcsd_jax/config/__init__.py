@@ -4,7 +4,7 @@ A config file starts from ``default()``, so that every key exists, may be overri
 type. ``read`` makes a frozen ``Experiment`` of it, or one ``ConfigError`` that tells everything that is wrong.
 """
 
-from rcsd_jax.config.door import FREE, ConfigError, content_hash, default, read, to_json, without_free
+from rcsd_jax.config.door import FREE, ConfigError, content_hash, default, pipeline, read, to_json, without_free
 from rcsd_jax.config.experiment import (
     Data,
     Evaluation,
@@ -35,6 +35,7 @@ __all__ = [
     "Writers",
     "content_hash",
     "default",
+    "pipeline",
     "read",
     "to_json",
     "without_free",

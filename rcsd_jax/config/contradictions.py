@@ -140,10 +140,10 @@ def _of_sampled_objectives(e: Experiment) -> Iterator[str]:
                 f"config.train.{name} is {getattr(e.train, name)}: make it a multiple of config.train."
                 f"updates_per_rollout ({updates}), a run cannot be resumed in the midst of a rollout"
             )
-    if updates > 1 and is_taught and e.model.trainable == "params" and e.teacher.weights.weights != "base":
+    if updates > 1 and is_taught and e.model.trainable == "params" and e.teacher.weights.kind != "base":
         yield (
             f"config.train.updates_per_rollout is {updates}: a teacher whose LM head moves would be read with another "
-            "head than it scored with, use config.teacher.weights.weights 'base' or adapters"
+            "head than it scored with, use config.teacher.weights.kind 'base' or adapters"
         )
     if e.gates.look_at_entropy and not is_taught:
         yield f"config.gates looks at entropies: objective {e.objective!r} has no teacher, use gates by place"

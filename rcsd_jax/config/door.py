@@ -35,6 +35,25 @@ def default() -> config_dict.ConfigDict:
     return _to_config_dict(Experiment())
 
 
+def pipeline(
+    title: str, common: config_dict.ConfigDict, parts: Mapping[str, Mapping[str, Any]], *, baseline: str
+) -> config_dict.ConfigDict:
+    """What ``rcsd_jax.pipeline`` runs: every part is the experiment ``common`` with some values changed.
+
+    Args:
+      title: of the report.
+      common: what all parts share, made of ``default()``.
+      parts: by name, in the order in which they run: ``run`` ("train", "write_rubrics" or "evaluate"), ``description``
+        and ``set``, the values that this part changes.
+      baseline: the part that the others are compared with.
+    """
+    config = config_dict.ConfigDict({"title": title, "baseline": baseline, "order": tuple(parts)})
+    config.common = common
+    # One by one: converted together, parts would share what they have in common, also when one is overridden.
+    config.parts = {name: config_dict.ConfigDict(part, convert_dict=True) for name, part in parts.items()}
+    return config
+
+
 def read(config: config_dict.ConfigDict | Mapping[str, Any]) -> Experiment:
     """The frozen experiment of a config.
 
@@ -116,11 +135,27 @@ def _build(kind: type, values: Mapping[str, Any], path: str, errors: list[str]) 
                 arguments[key] = _convert(hints[key], value, f"{path}.{key}")
             except ValueError as error:
                 errors.append(str(error))
-    try:
-        return kind(**arguments)
-    except ValueError as error:
-        errors.append(f"{path}: {error}")
-        return kind()
+    return _sound(kind, arguments, path, errors)
+
+
+def _sound(kind: type, arguments: dict[str, Any], path: str, errors: list[str]) -> Any:
+    """``kind(**arguments)``, without the values that it refuses.
+
+    A record names its first fault only. The value whose absence changes that is left out, to see what the next one is.
+    """
+
+    def fault(values: dict[str, Any]) -> str | None:
+        try:
+            kind(**values)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    while (found := fault(arguments)) is not None:
+        errors.append(f"{path}: {found}")
+        others = [{key: value for key, value in arguments.items() if key != name} for name in arguments]
+        arguments = next((values for values in others if fault(values) != found), {})
+    return kind(**arguments)
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:

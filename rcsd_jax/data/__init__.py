@@ -1,17 +1,16 @@
 """The data room: problems from files, problems made up, and both as batches.
 
 ``read`` turns a file of any schema in ``READERS`` into problems, ``read_jsonl`` and ``write_jsonl`` are our own; a bad
-row is named by file, line and field. ``divide`` makes splits by a hash of the question, ``check_disjoint`` refuses
-splits that share one. ``batches(source, ...)[t]`` is a pure function of the seed and t. ``pad_prompts`` gives prompts
-one of a few widths, ``pack`` puts several examples into one row. ``science`` is a world of made-up questions whose
-every answer and every step can be checked by a program.
+row is named by file, line and field. ``divide`` makes splits by a hash of the question, so that they share none.
+``batches(source, ...)[t]`` is a pure function of the seed and t. ``pad_prompts`` gives prompts one of a few widths,
+``pack`` puts several examples into one row. ``science`` is a world of made-up questions whose every answer and every
+step can be checked by a program.
 """
 
 from rcsd_jax.data import science
 from rcsd_jax.data.packing import Example, pack
 from rcsd_jax.data.pipeline import Batches, batches, pad_prompts
 from rcsd_jax.data.problems import (
-    check_disjoint,
     content_hash,
     divide,
     drop_repeats,
@@ -28,7 +27,6 @@ __all__ = [
     "Example",
     "RowError",
     "batches",
-    "check_disjoint",
     "content_hash",
     "divide",
     "drop_repeats",

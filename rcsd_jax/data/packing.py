@@ -1,7 +1,8 @@
 """Several examples in one row, so that few tokens of a batch are padding.
 
-Best-fit decreasing: longest example first, each into the fullest row that still holds it. Rows are at most 11/9 of
-the fewest possible (Johnson et al. 1974, doi:10.1137/0203025), and the order of the rows depends on the input alone.
+Best fit: each example, in the order given, into the fullest row that still holds it; at most 17/10 of the fewest
+possible rows (Johnson et al. 1974, doi:10.1137/0203025), in practice a few percent more. Sorted by length before, rows
+would be somewhat fewer, but each of one kind of example: batches would differ more, and training would be worse.
 """
 
 from __future__ import annotations
@@ -79,8 +80,7 @@ def _assign(sizes: Sequence[int], length: int) -> list[list[int]]:
     """The indices of the examples of every row; empty and over-long examples are in none."""
     rows: list[list[int]] = []
     free: list[tuple[int, int]] = []  # (room left, row), sorted
-    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        size = sizes[index]
+    for index, size in enumerate(sizes):
         if not 0 < size <= length:
             continue
         fullest = bisect.bisect_left(free, (size, 0))

@@ -164,25 +164,6 @@ def divide(problems: Sequence[Problem], shares: Mapping[str, float], rest: str) 
     return splits
 
 
-def check_disjoint(splits: Mapping[str, Sequence[Problem]]) -> None:
-    """Refuses splits that share a question (by ``question_hash``).
-
-    Raises:
-      ValueError: names both splits, how many questions they share, and the first few.
-    """
-    owner: dict[str, tuple[str, Problem]] = {}
-    shared: dict[tuple[str, str], list[str]] = {}
-    for name, problems in splits.items():
-        for problem in problems:
-            other, twin = owner.setdefault(question_hash(problem), (name, problem))
-            if other != name:
-                shared.setdefault((other, name), []).append(f"{twin.id!r} = {problem.id!r} ({problem.question[:60]!r})")
-    if shared:
-        lines = (f"{a!r} and {b!r} share {len(same)}: {', '.join(same[:3])}" for (a, b), same in shared.items())
-        listed = "\n".join(f"  - {line}" for line in lines)
-        raise ValueError(f"splits share questions:\n{listed}\ntake them out of one of the two")
-
-
 def _normal(text: str) -> str:
     # NFC, not NFKC: 10² must not become 102. End marks only: x+1 and x-1 are two questions.
     return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(" .?!:")

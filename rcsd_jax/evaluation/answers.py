@@ -73,7 +73,7 @@ def extract(text: str) -> Extracted | None:
     return _stated(text) or _last_number(text) or _last_line(text)
 
 
-def grade(problem: Problem, text: str, *, tolerance: float = 0.01, strict_units: bool = True) -> Grade:
+def grade(problem: Problem, text: str, *, tolerance: float = 0.01) -> Grade:
     """Compares the final answer of ``text`` with ``problem.answer``.
 
     Args:
@@ -81,7 +81,6 @@ def grade(problem: Problem, text: str, *, tolerance: float = 0.01, strict_units:
         unit, or words.
       text: a completion, thinking included.
       tolerance: of numbers, relative to the reference (SciBench uses 0.05).
-      strict_units: a reference with a unit wants a unit of the same dimension.
 
     Raises:
       ValueError: the reference of a multiple-choice problem is none of its choices.
@@ -94,7 +93,7 @@ def grade(problem: Problem, text: str, *, tolerance: float = 0.01, strict_units:
     if reference is not None:
         if stated is None or not any(map(str.isnumeric, stated.text)):
             stated = _last_number(text)
-        return _grade_number(reference, stated, tolerance, strict_units)
+        return _grade_number(reference, stated, tolerance)
     return _grade_text(problem.answer, stated or _last_line(text))
 
 
@@ -151,11 +150,11 @@ def _choice_of(text: str, choices: tuple[str, ...]) -> int | None:
     return letters.pop() if len(letters) == 1 and max(letters) < len(choices) else None
 
 
-def _grade_number(reference: Quantity, found: Extracted | None, tolerance: float, strict_units: bool) -> Grade:
+def _grade_number(reference: Quantity, found: Extracted | None, tolerance: float) -> Grade:
     quantity = sole_quantity(found.text) if found and len(found.text) <= MAX_ANSWER else None
     if found is None or quantity is None:
         return _ungraded(found)
-    correct = agree(quantity, reference, tolerance=tolerance, strict_units=strict_units)
+    correct = agree(quantity, reference, tolerance=tolerance)
     return Grade(correct, found.text, "number", found.place)
 
 

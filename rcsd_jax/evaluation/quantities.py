@@ -98,17 +98,16 @@ def sole_quantity(text: str) -> Quantity | None:
     return parse_quantity(pieces[0]) if len(pieces) == 1 else None
 
 
-def agree(answer: Quantity, reference: Quantity, *, tolerance: float, strict_units: bool) -> bool:
+def agree(answer: Quantity, reference: Quantity, *, tolerance: float) -> bool:
     """Whether the answer is within ``tolerance * |reference|`` after conversion of units.
 
-    A reference without a unit is compared with the number as written. With ``strict_units`` a reference that has
-    a unit wants one of the same dimension; percent and plain ratios are of the same dimension, K and °C are not.
+    A reference without a unit is compared with the number as written, one that has a unit wants one of the same
+    dimension; percent and plain ratios are of the same dimension, K and °C are not.
     """
     if answer.dimension == reference.dimension and _close(answer.value, reference.value, tolerance):
         return not (reference.noun and answer.noun and reference.noun != answer.noun)
-    if reference.unit is None and not reference.noun:
-        return _close(answer.number, reference.number, tolerance)
-    return not strict_units and answer.unit is None and _close(answer.number, reference.number, tolerance)
+    bare = reference.unit is None and not reference.noun
+    return bare and _close(answer.number, reference.number, tolerance)
 
 
 def _close(value: float, target: float, tolerance: float) -> bool:

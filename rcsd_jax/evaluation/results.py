@@ -67,7 +67,6 @@ def grade_samples(
     finished: Sequence[bool],
     check: Check | None = None,
     tolerance: float = 0.01,
-    strict_units: bool = True,
 ) -> EvaluationRecord:
     """Grades the completions of one problem.
 
@@ -79,9 +78,8 @@ def grade_samples(
       check: (problem, text) -> one verdict a criterion: is what it describes in the text? A criterion of negative
         weight is met where it is not.
       tolerance: see ``answers.grade``.
-      strict_units: see ``answers.grade``.
     """
-    grades = [grade(problem, text, tolerance=tolerance, strict_units=strict_units) for text in texts]
+    grades = [grade(problem, text, tolerance=tolerance) for text in texts]
     asked = problem.rubric.criteria if check and problem.rubric else ()
     criteria = tuple(_met(asked, check(problem, text)) for text in texts) if check else ()
     titles = tuple(criterion.title for criterion in asked)

@@ -27,7 +27,7 @@ class TeacherConfig:
     """Which weights; see the module for what the names mean.
 
     Attributes:
-      weights: one of ``TEACHERS``.
+      kind: one of ``TEACHERS``.
       ema_decay: 0.999 by default; SDPO's "rate 0.05" is a decay of 0.95.
       snapshot_every: updates between two snapshots.
       live_share: of trust_region: log-probabilities are this share of live's and the rest of base's.
@@ -36,35 +36,33 @@ class TeacherConfig:
       ValueError: an unknown name or a value out of range.
     """
 
-    weights: str = "base"
+    kind: str = "base"
     ema_decay: float = 0.999
     snapshot_every: int = 50
     live_share: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.weights not in TEACHERS:
-            raise ValueError(f"teacher weights are {self.weights!r}: use one of {TEACHERS}")
+        if self.kind not in TEACHERS:
+            raise ValueError(f"weights.kind is {self.kind!r}: use one of {TEACHERS}")
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"teacher ema_decay is {self.ema_decay}: use 0 <= ema_decay < 1, or weights 'base' for 1")
+            raise ValueError(f"weights.ema_decay is {self.ema_decay}: use 0 <= ema_decay < 1, or kind 'base' for 1")
         if self.snapshot_every < 1:
-            raise ValueError(f"teacher snapshot_every is {self.snapshot_every}: use at least 1")
+            raise ValueError(f"weights.snapshot_every is {self.snapshot_every}: use at least 1")
         if not 0 < self.live_share < 1:
-            raise ValueError(
-                f"teacher live_share is {self.live_share}: use 0 < live_share < 1, or weights base or live"
-            )
+            raise ValueError(f"weights.live_share is {self.live_share}: use 0 < live_share < 1, or kind base or live")
 
 
 def initial_teacher(config: TeacherConfig, variables: Tree, trainable: str) -> Tree | None:
     """What ``TrainState.teacher`` starts as: a copy of the trainable collection, or None where none is needed."""
-    if config.weights == "live" or (config.weights in ("base", "trust_region") and trainable != "params"):
+    if config.kind == "live" or (config.kind in ("base", "trust_region") and trainable != "params"):
         return None
     # A mean over a thousand bfloat16 steps would not move: it is kept in float32.
-    return jax.tree.map(lambda x: jnp.copy(_float32(x) if config.weights == "ema" else x), variables[trainable])
+    return jax.tree.map(lambda x: jnp.copy(_float32(x) if config.kind == "ema" else x), variables[trainable])
 
 
 def teacher_variables(config: TeacherConfig, state: TrainState) -> Tree:
     """The teacher's variables, for ``Transformer.apply`` and ``lm.head_VD``; of trust_region the base's, see below."""
-    if config.weights == "live":
+    if config.kind == "live":
         return state.variables
     if state.teacher is None:
         return {name: tree for name, tree in state.variables.items() if name != state.trainable}
@@ -79,7 +77,7 @@ def teacher_hidden(config: TeacherConfig, state: TrainState, hidden_of: Callable
     A mean of log-probabilities is, but for a constant, one of logits; those are products with a head. So the states of
     both weights, scaled by their shares, stand side by side, and so do the heads of ``teacher_head``.
     """
-    if config.weights != "trust_region":
+    if config.kind != "trust_region":
         return hidden_of(teacher_variables(config, state))
     base, live = hidden_of(teacher_variables(config, state)), hidden_of(state.variables)
     return jnp.concatenate([(1 - config.live_share) * base, config.live_share * live], axis=-1)
@@ -88,17 +86,17 @@ def teacher_hidden(config: TeacherConfig, state: TrainState, hidden_of: Callable
 def teacher_head(config: TeacherConfig, state: TrainState, architecture: lm.Architecture) -> Array:
     """The LM head [V, D] that belongs to ``teacher_hidden``; of trust_region [V, 2 D]."""
     head_VD = lm.head_VD(teacher_variables(config, state), architecture)
-    if config.weights != "trust_region":
+    if config.kind != "trust_region":
         return head_VD
     return jnp.concatenate([head_VD, lm.head_VD(state.variables, architecture)], axis=-1)
 
 
 def update_teacher(config: TeacherConfig, teacher: Tree | None, student: Tree, updates: Array) -> Tree | None:
     """The teacher after update number ``updates`` (counted from 1), which made the student's weights ``student``."""
-    if config.weights == "ema":
+    if config.kind == "ema":
         decay = config.ema_decay
         return jax.tree.map(lambda old, new: decay * old + (1 - decay) * _float32(new), teacher, student)
-    if config.weights == "snapshot":
+    if config.kind == "snapshot":
         due = updates % config.snapshot_every == 0
         return jax.tree.map(lambda old, new: jnp.where(due, new, old), teacher, student)
     return teacher

@@ -7,7 +7,6 @@ the tokenizer that has no added tokens. On text without control tokens this give
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tempfile
@@ -92,12 +91,6 @@ class ChatTokenizer:
             (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
             (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
             return cls(folder)
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for tokenizers whose ids mean the same and whose chats look the same."""
-        vocabulary = sorted(self._backend.get_vocab(with_added_tokens=True).items())
-        return hashlib.sha256(json.dumps([vocabulary, self.chat_template]).encode()).hexdigest()
 
     def opens_thought(self, prompt_ids: Sequence[int]) -> bool:
         """Whether a prompt ends inside a thought, its template having written ``<think>`` itself."""

@@ -26,8 +26,7 @@ from rcsd_jax.types import Message, Problem, Rubric
 
 # What a teacher may see besides the question; a context is any subset.
 TEACHER_CONTEXTS = ("reference", "solution", "rubric")
-# The contexts of both profiles of the method: stage 2, and the two sides of stage 1.
-TEACHER_PROFILES: dict[str, tuple[str, ...]] = {"paper": ("rubric",), "released": ("reference", "rubric")}
+# What the writer of a rubric and its teacher see in stage 1, in both profiles of the method.
 WRITER_PROFILES: dict[str, tuple[str, ...]] = {"paper": (), "released": ("reference",)}
 RUBRIC_TEACHER_PROFILES: dict[str, tuple[str, ...]] = {"paper": ("reference",), "released": ("reference", "rubric")}
 
