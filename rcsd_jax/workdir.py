@@ -23,6 +23,7 @@ import jax
 from etils import epath
 
 from rcsd_jax import compilations, config
+from rcsd_jax.files import write_whole
 
 MADE = ("checkpoints", "metrics.jsonl", "rubrics.jsonl", "evaluation", "model", "done.json")  # what costs work to make
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "grain", "numpy")
@@ -66,11 +67,8 @@ class Workdir:
 
 
 def write_json(path: epath.Path, value: Any) -> None:
-    """Writes beside the file and renames, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.parent / (path.name + ".tmp")
-    half.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    half.replace(path)
+    """Writes JSON for people: indented, keys sorted. The file appears whole or not at all."""
+    write_whole(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def environment() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from absl import logging
 from etils import epath
 
 from rcsd_jax.data.rows import Row, RowError, as_text, parse_rows, rows_of, text_of
+from rcsd_jax.files import write_whole
 from rcsd_jax.types import Criterion, Problem, Rubric
 
 # Of the native schema. The first three are required; "rubric_origin" says where the rubric came from.
@@ -70,10 +71,7 @@ def write_jsonl(path: os.PathLike[str] | str, problems: Iterable[Problem]) -> No
         except RowError as error:
             raise ValueError(f"problem {problem.id!r} cannot be written: {error}") from error
         lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-    path = epath.Path(path)
-    half = path.with_name(path.name + ".tmp")
-    half.write_bytes("".join(lines).encode())
-    half.replace(path)
+    write_whole(path, "".join(lines))
 
 
 def to_problem(row: Row) -> Problem:

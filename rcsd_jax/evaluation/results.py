@@ -14,6 +14,7 @@ from etils import epath
 
 from rcsd_jax.evaluation.answers import grade, vote_key
 from rcsd_jax.evaluation.statistics import Interval, majority_at_k, mean_interval, pass_at_k, rate_interval
+from rcsd_jax.files import write_whole
 from rcsd_jax.types import Criterion, Problem
 
 Check = Callable[[Problem, str], Sequence[bool]]
@@ -101,10 +102,7 @@ def grade_samples(
 
 def write_records(path: str | os.PathLike[str], records: Sequence[EvaluationRecord]) -> None:
     """Writes one JSON object a line. The file appears whole or not at all."""
-    path = epath.Path(path)
-    half = path.parent / (path.name + ".tmp")
-    half.write_text("".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records))
-    half.rename(path)
+    write_whole(path, "".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records))
 
 
 def read_records(path: str | os.PathLike[str]) -> list[EvaluationRecord]:
