@@ -89,7 +89,7 @@ def steps_of(
     """The jitted score step and train step."""
     train = learning.make_train_step(
         transformer,
-        learning.distill_sum,
+        learning.OBJECTIVES["distill"],
         learning.LossConfig(divergence=DIVERGENCE),
         optimizer=OPTIMIZER,
         teacher=teacher,

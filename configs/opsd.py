@@ -13,11 +13,11 @@ def get_config():
     """The published defaults of OPSD where they differ from RCSD."""
     config = rcsd.get_config()
     config.name = "opsd"
-    config.description = "OPSD: the teacher reads the reference answer and solution"
+    config.description = "OPSD: the teacher reads the reference answer"
     config.rubrics.source = "none"
     config.teacher.context = ("reference",)
     config.prompts.student_thinking = "off"
-    config.sampling.temperature = config.divergence.temperature = 1.1
+    config.sampling.temperature = 1.1
     config.sampling.max_new_tokens = 1024
     config.divergence.entry_clip = 0.05
     config.optimizer.max_grad_norm = 0.1

@@ -42,7 +42,6 @@ def get_config(profile="paper"):
     config.sampling.temperature, config.sampling.top_p, config.sampling.top_k = 1.2, 0.95, 20
     config.sampling.max_new_tokens = 4096
     config.divergence.kind = "kl_teacher_student"
-    config.divergence.temperature = 1.2
 
     config.optimizer.learning_rate, config.optimizer.schedule = 5e-6, "linear"
     config.optimizer.max_grad_norm = 1.0

@@ -44,7 +44,6 @@ def common():
     common.prompts.student_lengths = (144,)
     common.prompts.teacher_lengths = (224, 480)
     common.sampling.update(temperature=1.2, top_p=0.95, top_k=20, max_new_tokens=128)
-    common.divergence.temperature = 1.2
     common.train.update(checkpoint_every=10, trajectories_every=5)
     common.evaluation.update(limit=96, batch=48, samples=2)
     common.evaluation.sampling.max_new_tokens = 128

@@ -33,12 +33,17 @@ class Fitting(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """A scored batch, its questions, what was written (decoded when first asked for), and some numbers for people."""
+    """A scored batch, its questions, what was written (decoded when first asked for), and some numbers for people.
+
+    ``reads`` is how often other weights or contexts than the student's own have read the completions; the tokens of
+    their prompts are the number ``teacher_tokens``.
+    """
 
     batch: ScoredBatch
     problems: list[Problem]
     texts: Callable[[], list[list[str]]]
     numbers: dict[str, float]
+    reads: int
 
 
 class Collector:
@@ -86,9 +91,11 @@ class Collector:
                 model.transformer,
                 temperature=experiment.sampling.temperature,
                 vocab_limit=model.tokenizer.vocab_limit,
+                micro_batches=experiment.train.micro_batches,
                 mesh=mesh,
             )
-            if experiment.policy.importance_cap is not None:
+            learns_from_reward = objective in learning.REWARDED
+            if learns_from_reward and experiment.policy.importance_cap is not None:
                 self._old_logp = logp_step(learning.TeacherConfig("live"))
             if experiment.has_kl_penalty:
                 self._base_logp = logp_step(learning.TeacherConfig("base"))
@@ -107,12 +114,14 @@ class Collector:
             self.encoder.tokenizer.end_of_thinking,
         )
         batch, numbers, reward_GN = ScoredBatch(rollout, weight_BC), {"teacher_tokens": 0.0}, None
+        reads = (self._old_logp is not None) + (self._base_logp is not None)
+        numbers["teacher_tokens"] += reads * float(sum(map(len, prompts)))
         if self._reward is not None:
             reward_GN = self._reward(problems, texts())
             batch, of_reward = self._rewarded(state, batch, reward_GN)
             numbers |= of_reward
         if self._score is None:
-            return Collected(batch, problems, texts, numbers)
+            return Collected(batch, problems, texts, numbers, reads)
         if self._experiment.teacher.solutions == "sibling":
             assert reward_GN is not None
             teacher_prompts, has_one_B = self._sibling_prompts(problems, texts(), reward_GN)
@@ -122,14 +131,17 @@ class Collector:
         else:
             teacher_prompts = self._teacher_prompts(state, problems, t)
         batch = self._score(state, batch, self._placed(teacher_prompts))
-        numbers["teacher_tokens"] = float(sum(map(len, teacher_prompts)))
+        both = 2 if self._experiment.teacher.weights.kind == "trust_region" else 1
+        reads += both
+        numbers["teacher_tokens"] += both * float(sum(map(len, teacher_prompts)))
         if self._wrong:
             wrong = [self._wrong_prompt(problem) for problem in problems]
             other = self._score(state, batch, self._placed(wrong)).teacher_hidden_BCD
             hidden_BCD = _away_from(batch.teacher_hidden_BCD, other, self._experiment.teacher.contrast)
             batch = dataclasses.replace(batch, teacher_hidden_BCD=hidden_BCD)
-            numbers["teacher_tokens"] += float(sum(map(len, wrong)))
-        return Collected(batch, problems, texts, numbers)
+            reads += both
+            numbers["teacher_tokens"] += both * float(sum(map(len, wrong)))
+        return Collected(batch, problems, texts, numbers, reads)
 
     def _rewarded(
         self, state: TrainState, batch: ScoredBatch, reward_GN: np.ndarray
@@ -148,6 +160,8 @@ class Collector:
             numbers["kept"] = float(counts_GN.any(axis=1).mean())
         if e.objective not in learning.REWARDED:
             return batch, numbers  # only wanted to know which completions succeeded
+        if e.has_kl_penalty:
+            counts_GN = known_GN  # a group without spread has no advantage, and is still held near the base
         advantage_B, counts_B = sharding.place_batch(
             (advantage_GN.reshape(-1).astype(np.float32), counts_GN.reshape(-1)), self._mesh
         )

@@ -62,7 +62,7 @@ class Encoder:
 
     def analyst(self, problem: Problem, context: Sequence[str], rubric: Rubric | None) -> list[int]:
         """The request for an analysis of the guidance (reason-first)."""
-        return self._encode(prompts.analyst(problem, context, rubric, self._wording), "teacher")
+        return self._encode(prompts.analyst(problem, context, rubric, self._wording), "analyst")
 
     def after_analysis(self, problem: Problem, context: Sequence[str], rubric: Rubric | None) -> list[int]:
         """The ids that follow any analysis: its end of turn, the transition, the opening of the answer.

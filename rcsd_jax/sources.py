@@ -106,11 +106,15 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
         held = collected.batch if updates > 1 else None
         # What the host looks at a step later must not keep the teacher's hidden states on the device.
         rollout = collected.batch.rollout
-        asked, texts, numbers = collected.problems, collected.texts, collected.numbers
-        return collected.batch, lambda: look(rollout, asked, texts(), numbers)
+        _, problems, texts, numbers, reads = collected
+        return collected.batch, lambda: look(rollout, problems, texts(), numbers, reads)
 
     def look(
-        rollout: Rollout, asked: Sequence[Problem], texts: Sequence[Sequence[str]], numbers: Mapping[str, float]
+        rollout: Rollout,
+        asked: Sequence[Problem],
+        texts: Sequence[Sequence[str]],
+        numbers: Mapping[str, float],
+        reads: int,
     ) -> Numbers:
         good = [[is_good(problem, text) for text in samples] for problem, samples in zip(asked, texts, strict=True)]
         finished_B = np.asarray(rollout.finish_B) == FINISHED
@@ -122,8 +126,7 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
             "rollout_finished": float(finished_B.mean()),
             "sampled_tokens": float(valid_BC.sum()),
         }
-        if experiment.objective in learning.TAUGHT:
-            numbers["teacher_tokens"] += float(valid_BC.sum())
+        numbers["teacher_tokens"] += reads * float(valid_BC.sum())
         first = [
             Trajectory(p.id, p.question, p.answer, _shown(guidance.get(p.id)), t[0], bool(finished_B[i * len(t)]), g[0])
             for i, (p, t, g) in enumerate(zip(asked, texts, good, strict=True))

@@ -50,7 +50,13 @@ def train(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
 
     Raises:
       Diverged: ``train.max_skipped`` steps in a row could not be used; diverged.json has their numbers.
+      ValueError: bfloat16 weights would learn.
     """
+    if experiment.model.trainable == "params" and experiment.model.compute.param_dtype == "bfloat16":
+        raise ValueError(
+            "config.model.compute.param_dtype is 'bfloat16' and all weights learn: updates smaller than 1/256 of a "
+            "weight would be rounded away, use 'float32' (compute.dtype may stay) or config.model.trainable='lora'"
+        )
     mesh = sharding.make_mesh(experiment.mesh)
     sharding.check_rows(_rows(experiment), mesh)
     folder = Workdir(workdir, experiment)
@@ -150,7 +156,7 @@ class Reporter:
     ):
         self._config, self._folder, self._writer, self._progress = e.train, folder, writer, progress
         self._clock = time.monotonic()
-        self._compiled, self._steps = len(compilations.ledger()), 0
+        self._compiled, self._steps, self._idle = len(compilations.ledger()), 0, 0
         self._unread: tuple[int, Callable[[], sources.Numbers], Tree] | None = None
 
     def __call__(self, step: int, look: Callable[[], sources.Numbers], numbers: Tree) -> None:
@@ -178,6 +184,12 @@ class Reporter:
         self._writer.write(step, row)
         if row.get("teacher_uniform", 0.0) > 0.5:
             logging.warning("step %d: the teacher is uniform on most tokens, are its weights all there?", step)
+        self._idle = self._idle + 1 if row["loss_count"] == 0 else 0
+        if self._idle == self._config.max_skipped:
+            logging.warning(
+                "step %d: %d steps in a row had no token that counts. Are there rewards that differ within a group, or "
+                "siblings that succeed, and do gates let anything pass?", step, self._idle
+            )  # fmt: skip
         self._progress.advance(1, **{name: row[name] for name in SHOWN if name in row})
         if row["skipped_in_a_row"] >= self._config.max_skipped:
             write_json(

@@ -189,6 +189,14 @@ def test_tolerance_is_relative_to_the_reference_and_of_the_callers_choosing() ->
     assert grade(problem("0.3"), "answer: 300e-3", tolerance=0.0).correct
 
 
+@pytest.mark.parametrize("name", ["2-methylpropene", "1-bromobutane", "2D NMR", "3'-UTR", "5-HT receptor"])
+def test_a_name_that_begins_with_a_digit_is_no_number(name) -> None:
+    digit = name[0]
+    for text in (f"\\boxed{{{digit}}}", f"I get {digit}.", f"as shown in step {digit}"):
+        assert not grade(problem(name), text).correct
+    assert grade(problem(name), f"\\boxed{{{name}}}").correct
+
+
 def test_a_reference_with_a_unit_wants_one_of_its_dimension() -> None:
     assert not grade(problem("12 m/s"), "answer: 12").correct
     assert not grade(problem("12 m/s"), "answer: 12 m").correct

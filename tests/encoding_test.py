@@ -57,15 +57,14 @@ def test_the_task_decides_what_student_and_teacher_are_asked(qwen_like):
 
 
 def test_thinking_is_set_for_each_role_alone(qwen_like):
-    settings = config.Prompts(student_thinking="off", teacher_thinking="on", writer_thinking="default")
+    settings = config.Prompts(
+        student_thinking="off", teacher_thinking="on", writer_thinking="default", analyst_thinking="off"
+    )
     encoder = Encoder(qwen_like, settings)
     no_thinking = qwen_like.encode_chat([Message("user", "?")], thinking=False)[-6:]  # ends in an empty <think> block
-    assert encoder.answer_prompt(PROBLEM)[-6:] == no_thinking
-    for prompt in (
-        encoder.guided_answer_prompt(PROBLEM, ("reference",), None),
-        encoder.analyst(PROBLEM, ("reference",), None),
-        encoder.rubric_prompt(PROBLEM),
-    ):
+    for prompt in (encoder.answer_prompt(PROBLEM), encoder.analyst(PROBLEM, ("reference",), None)):
+        assert prompt[-6:] == no_thinking
+    for prompt in (encoder.guided_answer_prompt(PROBLEM, ("reference",), None), encoder.rubric_prompt(PROBLEM)):
         assert prompt[-6:] != no_thinking
 
 

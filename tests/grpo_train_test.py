@@ -62,7 +62,10 @@ def test_what_earned_more_becomes_likelier_and_a_killed_run_continues_bit_for_bi
 
 
 def test_groups_without_spread_are_left_out_and_change_no_weight(one_device, tmp_path):
-    e = experiment(**{**GRPO, "train__steps": 2, "train__max_skipped": 1})  # real rewards: all are 0
-    summary = train(e, tmp_path)
-    assert summary["last"]["skipped"] == 2 and summary["last"]["loss_count"] == 0
-    assert numbers(tmp_path)[0]["groups_without_spread"] == 1
+    # Real rewards: all are 0. A penalty still holds such groups near the base; without one they are out.
+    changes = {**GRPO, "train__steps": 2, "train__max_skipped": 1, "policy__importance_cap": None}
+    for penalty, counts in ((0.0, False), (0.01, True)):
+        folder = tmp_path / str(penalty)
+        last = train(experiment(**{**changes, "policy__kl_coefficient": penalty}), folder)["last"]
+        assert last["skipped"] == (0 if counts else 2) and (last["loss_count"] > 0) == counts
+        assert numbers(folder)[0]["groups_without_spread"] == 1

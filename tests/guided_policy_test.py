@@ -10,7 +10,7 @@ import references_naive as naive
 
 from rcsd_jax.learning import DivergenceConfig, Gates, LossConfig, PolicyConfig
 from rcsd_jax.learning.divergence import Sampled, divergence_sum
-from rcsd_jax.learning.guided_policy import guided_policy_sum
+from rcsd_jax.learning.guided_policy import Looks, divergence_and_policy_sum, sampled_divergence_sum
 from rcsd_jax.learning.policy import PolicyRows, policy_sum
 
 V = 5
@@ -30,13 +30,18 @@ def rows_of(token, then, advantage=None):
     return PolicyRows(jnp.asarray(token, jnp.int32), *given)
 
 
+def guided_sum(student, teacher, rows, weight, config):
+    loss_sum = sampled_divergence_sum if rows.advantage_U is None else divergence_and_policy_sum
+    return loss_sum(Looks(student, EYE, teacher, EYE), rows, weight, config, **OPTIONS)
+
+
 def run(config, rows, student=STUDENT, teacher=TEACHER, weight=None):
     """(sum, gradient of the student's logits, metrics)."""
     student, teacher = jnp.asarray(student, jnp.float32), jnp.asarray(teacher, jnp.float32)
     weight = jnp.ones(len(student)) if weight is None else jnp.asarray(weight, jnp.float32)
 
     def total(student):
-        return guided_policy_sum(student, EYE, teacher, EYE, rows, weight, config, **OPTIONS)
+        return guided_sum(student, teacher, rows, weight, config)
 
     (value, metrics), gradient = jax.value_and_grad(total, has_aux=True)(student)
     return float(value), np.asarray(gradient), {name: float(x) for name, x in metrics.items()}
@@ -108,7 +113,7 @@ def test_tokens_that_a_gate_stops_add_nothing_and_are_not_counted(form, gates):
         if form == "divergence":
             return divergence_sum(student, EYE, teacher, EYE, weight, DivergenceConfig(), gates=gates, **OPTIONS)
         rows = rows_of(TOKEN, logp(STUDENT), np.ones(12) if form == "mixed" else None)
-        return guided_policy_sum(student, EYE, teacher, EYE, rows, weight, LossConfig(gates=gates), **OPTIONS)
+        return guided_sum(student, teacher, rows, weight, LossConfig(gates=gates))
 
     function = jax.value_and_grad(total, has_aux=True)
     (value, metrics), gradient = function(student, jnp.ones(12), gates)

@@ -12,6 +12,7 @@ from rcsd_jax import lm, sharding
 from rcsd_jax.learning import (
     OBJECTIVES,
     DivergenceConfig,
+    Given,
     LossConfig,
     OptimizerConfig,
     TeacherConfig,
@@ -307,12 +308,10 @@ def test_sequence_reduction_divides_the_same_sum_by_completions():
     batch.weight_BC[5] = 0  # a completion that does not count
     sums = {}
     for reduction in ("token", "sequence"):
-        objective = functools.partial(
-            OBJECTIVES["distill"], MODEL, config=LossConfig(DivergenceConfig(reduction=reduction))
-        )
-        head = weights(MODEL)["params"]["embed"]["embedding"]
-        options = {"teacher_head_VD": head, "vocab_limit": LIMIT, "head_trainable": True}
-        sums[reduction] = objective(weights(MODEL), batch, **options)
+        head_VD = weights(MODEL)["params"]["embed"]["embedding"]
+        config = LossConfig(DivergenceConfig(reduction=reduction))
+        given = Given(MODEL, config, LIMIT, teacher_head_VD=head_VD)
+        sums[reduction] = OBJECTIVES["distill"](weights(MODEL), batch, given)
     assert sums["token"][0] == sums["sequence"][0]
     assert sums["token"][1] == pytest.approx(float(batch.weight_BC.sum()))
     assert sums["sequence"][1] == QUESTIONS * SAMPLES - 1

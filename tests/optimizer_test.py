@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from rcsd_jax.learning import OptimizerConfig, learning_rate, make_optimizer
+from rcsd_jax.learning.optimizer import OptimizerConfig, learning_rate, make_optimizer
 
 
 def weights():

@@ -10,7 +10,8 @@ import references_naive as naive
 
 from rcsd_jax import collector, rewards
 from rcsd_jax.learning import PolicyConfig, advantages, best
-from rcsd_jax.learning.policy import PolicyRows, aggregated, logp_of_sampled, policy_sum
+from rcsd_jax.learning.chunked_head import logp_of_tokens
+from rcsd_jax.learning.policy import PolicyRows, aggregated, policy_sum
 from rcsd_jax.types import CUT, FINISHED, Criterion, Rubric
 
 
@@ -177,7 +178,7 @@ def test_log_probs_of_sampled_tokens_are_those_of_the_naive_softmax():
     rng = np.random.default_rng(1)
     hidden, head = rng.normal(size=(23, 5)).astype(np.float32), rng.normal(size=(11, 5)).astype(np.float32)
     token = rng.integers(0, 9, 23)
-    found = logp_of_sampled(jnp.asarray(hidden), jnp.asarray(head), jnp.asarray(token), temperature=0.7, vocab_limit=9)
+    found = logp_of_tokens(jnp.asarray(hidden), jnp.asarray(head), jnp.asarray(token), temperature=0.7, vocab_limit=9)
     wanted = [naive.log_softmax(h @ head[:9].T / 0.7)[v] for h, v in zip(hidden.astype(np.float64), token, strict=True)]
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 

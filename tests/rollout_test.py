@@ -121,11 +121,9 @@ def test_a_teacher_with_the_students_weights_and_prompt_is_the_student(model):
 
     @jax.jit
     def loss(variables, scored):
-        options = {"vocab_limit": model.tokenizer.vocab_limit, "head_trainable": True}
         head_VD = lm.head_VD(variables, transformer.architecture)
-        total, count, _ = learning.distill_sum(
-            transformer, variables, scored, e.loss, teacher_head_VD=head_VD, **options
-        )
+        given = learning.Given(transformer, e.loss, model.tokenizer.vocab_limit, teacher_head_VD=head_VD)
+        total, count, _ = learning.OBJECTIVES["distill"](variables, scored, given)
         return total / count
 
     with jax.set_mesh(MESH):

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from rcsd_jax import lm
-from rcsd_jax.learning import TeacherConfig, initial_teacher, teacher_variables, update_teacher
-from rcsd_jax.learning.teacher import teacher_head, teacher_hidden
+from rcsd_jax.learning.teacher import (
+    TeacherConfig,
+    initial_teacher,
+    teacher_head,
+    teacher_hidden,
+    teacher_variables,
+    update_teacher,
+)
 from rcsd_jax.types import TrainState
 
 

@@ -20,6 +20,7 @@ ONE_OF = {
     "prompts.profile": tuple(rubrics.prompts.WRITER_PROFILES),
     "prompts.student_thinking": THINKING,
     "prompts.teacher_thinking": THINKING,
+    "prompts.analyst_thinking": THINKING,
     "prompts.writer_thinking": THINKING,
     "rubrics.source": ("none", "ground_truth", "cache", "generic"),
     "rubrics.control": ("as_is", *rubrics.CONTROLS),
@@ -150,6 +151,9 @@ def _of_sampled_objectives(e: Experiment) -> Iterator[str]:
     reads_odds = e.objective not in ("sft", "distill", "best_of_n") or (is_taught and e.divergence.importance_cap)
     if e.sampling.temperature == 0 and reads_odds:
         yield f"config.sampling.temperature is 0: objective {e.objective!r} needs the odds of a sample, give 1"
+    ignored = [name for name in ("importance_cap", "kl_coefficient") if getattr(e.policy, name)]
+    if e.objective == "distill_sampled" and ignored:
+        yield f"config.policy.{ignored[0]} is set: objective 'distill_sampled' has no reward and does not read it"
     if e.objective == "distill_grpo" and (e.policy.aggregation, e.divergence.reduction) != ("dapo", "token"):
         yield (
             "config.objective is 'distill_grpo': divergence and reward share one mean over tokens, use "

@@ -67,6 +67,7 @@ class Prompts:
     profile: str = "paper"
     student_thinking: str = "default"
     teacher_thinking: str = "default"
+    analyst_thinking: str = "off"
     writer_thinking: str = "off"
     student_lengths: tuple[int, ...] = (256, 512, 1024)
     teacher_lengths: tuple[int, ...] = (512, 1024, 2048)
@@ -186,7 +187,7 @@ class Experiment:
     rubrics: Rubrics = Rubrics()
     teacher: Teacher = Teacher()
     sampling: lm.SamplingConfig = lm.SamplingConfig()
-    divergence: learning.DivergenceConfig = learning.DivergenceConfig()
+    divergence: learning.DivergenceConfig = learning.DivergenceConfig(temperature=None)
     policy: learning.PolicyConfig = learning.PolicyConfig()
     gates: learning.Gates = learning.Gates()
     reward: Reward = Reward()
@@ -199,7 +200,10 @@ class Experiment:
     @property
     def loss(self) -> learning.LossConfig:
         """What the objective is told."""
-        return learning.LossConfig(self.divergence, self.policy, self.gates, self.sampling.temperature)
+        temperature, divergence = self.sampling.temperature, self.divergence
+        if divergence.temperature is None:
+            divergence = dataclasses.replace(divergence, temperature=temperature or 1.0)  # greedy tokens have none
+        return learning.LossConfig(divergence, self.policy, self.gates, temperature)
 
     @property
     def older_weights(self) -> learning.TeacherConfig:

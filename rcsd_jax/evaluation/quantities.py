@@ -33,6 +33,7 @@ _LEAD = re.compile(
 # What may follow a quantity is prose ("12 m/s to the east"), not arithmetic and not a second number.
 _NOT_PROSE = re.compile(r"[0-9±^*/+×√π|&]|\bor\b")
 _NOUN = re.compile(r"\W{0,3}([^\W\d_]{1,32})")
+_NAME = re.compile(r"['′]?-?[^\W\d_]")  # "2-butanol" and "2D NMR" are names that begin with a digit
 _PER = re.compile(r"\s?(?:/|per\b)")
 _INEQUALITY = re.compile("[<>≤≥≠]")
 
@@ -69,6 +70,8 @@ def parse_quantity(text: str) -> Quantity | None:
     if match is None or number is None:
         return None
     unit, rest = read_unit(text[match.end() :])
+    if unit is None and _NAME.match(text, match.end()):
+        return None
     noun = _NOUN.match(rest) if unit is None else None
     if noun:
         unit, rest = read_unit(rest[noun.end() :]) if _PER.match(rest, noun.end()) else (None, rest[noun.end() :])

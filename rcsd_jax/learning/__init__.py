@@ -1,6 +1,6 @@
 """Learning: from a batch to better weights.
 
-    objective     (transformer, variables, batch, config, ...) -> (sum, count, metrics); ``OBJECTIVES`` holds them all
+    objective     (variables, batch, given) -> (sum, count, metrics); ``OBJECTIVES`` holds them all
     gates         which tokens count
     policy        rewards as a clipped policy gradient; ``advantages`` makes them comparable (on the host)
     divergence    how far the student is from the teacher, with the LM head inside, chunk by chunk
@@ -16,30 +16,20 @@ from rcsd_jax.learning.cross_entropy import cross_entropy_sum
 from rcsd_jax.learning.divergence import DivergenceConfig, divergence_sum
 from rcsd_jax.learning.gates import Gates, weights_by_place
 from rcsd_jax.learning.loss_config import LossConfig
-from rcsd_jax.learning.objectives import (
-    OBJECTIVES,
-    REWARDED,
-    TAUGHT,
-    Objective,
-    distill_sum,
-    grpo_sum,
-    guided_policy,
-    imitate_sum,
-    sft_sum,
-)
-from rcsd_jax.learning.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from rcsd_jax.learning.objectives import OBJECTIVES, REWARDED, TAUGHT, Given, Objective
+from rcsd_jax.learning.optimizer import OptimizerConfig
 from rcsd_jax.learning.policy import PolicyConfig
 from rcsd_jax.learning.step import init_state, make_logp_step, make_score_step, make_train_step, state_shardings
-from rcsd_jax.learning.teacher import TEACHERS, TeacherConfig, initial_teacher, teacher_variables, update_teacher
+from rcsd_jax.learning.teacher import TeacherConfig, teacher_variables
 
 __all__ = [
     "OBJECTIVES",
     "REWARDED",
     "TAUGHT",
-    "TEACHERS",
     "Advantages",
     "DivergenceConfig",
     "Gates",
+    "Given",
     "LossConfig",
     "Objective",
     "OptimizerConfig",
@@ -48,21 +38,12 @@ __all__ = [
     "advantages",
     "best",
     "cross_entropy_sum",
-    "distill_sum",
     "divergence_sum",
-    "grpo_sum",
-    "guided_policy",
-    "imitate_sum",
     "init_state",
-    "initial_teacher",
-    "learning_rate",
     "make_logp_step",
-    "make_optimizer",
     "make_score_step",
     "make_train_step",
-    "sft_sum",
     "state_shardings",
     "teacher_variables",
-    "update_teacher",
     "weights_by_place",
 ]

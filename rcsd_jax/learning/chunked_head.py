@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from rcsd_jax.lm import logits_of
+from rcsd_jax.lm import logit_at, logits_of
 from rcsd_jax.masked import masked_sum
 from rcsd_jax.types import Array, Tree
 
@@ -55,30 +55,56 @@ def head_sum(
       head_trainable: False leaves the gradient of the head out (LoRA).
       chunk_tokens: tokens in a chunk at most; None goes by ``CHUNK_BYTES`` a device.
     """
-    tokens = hidden_UD.shape[0]
-    count, size = chunks(tokens, head_VD.shape[0], chunk_tokens)
+    count = chunks(len(weight_U), head_VD.shape[0], chunk_tokens)
 
     def cut(x: Array) -> Array:
-        counted = (weight_U > 0).reshape(-1, *[1] * (x.ndim - 1))
-        x = jnp.pad(jnp.where(counted, x, 0), [(0, count * size - tokens)] + [(0, 0)] * (x.ndim - 1))
-        # Token u goes into chunk u % count: where tokens lie on several devices, each has its part of every chunk.
-        return x.reshape(size, count, *x.shape[1:]).swapaxes(0, 1)
+        return _cut(jnp.where((weight_U > 0).reshape(-1, *[1] * (x.ndim - 1)), x, 0), count)
 
     loss = functools.partial(_masked_loss, loss_of_logits)
     cut_rows = jax.tree.map(cut, rows)
     return _scan(loss, vocab_limit, head_trainable, cut(hidden_UD), head_VD, cut_rows, shared, cut(weight_U))
 
 
-def chunks(tokens: int, vocabulary: int, chunk_tokens: int | None) -> tuple[int, int]:
-    """How many chunks, and tokens in each; their product is at least ``tokens``.
+def logp_of_tokens(
+    hidden_UD: Array,
+    head_VD: Array,
+    token_U: Array,
+    *,
+    temperature: float,
+    vocab_limit: int,
+    chunk_tokens: int | None = None,
+) -> Array:
+    """log p(token) of every row at the temperature, float32 [U]; no gradient.
 
-    The number is a power of two, so that the usual numbers of tokens are cut without padding.
+    Args: as of ``head_sum``; row u of the states predicts ``token_U[u]``.
     """
+    count = chunks(len(token_U), head_VD.shape[0], chunk_tokens)
+    compute_VD = head_VD.astype(hidden_UD.dtype)
+
+    def logp(chunk: tuple[Array, Array]) -> Array:
+        logits_UV = logits_of(chunk[0], compute_VD, vocab_limit) / temperature
+        return logit_at(logits_UV, chunk[1]) - jax.nn.logsumexp(logits_UV, axis=-1)
+
+    logp_XU = jax.lax.map(logp, (_cut(hidden_UD, count), _cut(token_U, count)))
+    return jax.lax.stop_gradient(logp_XU.T.reshape(-1)[: len(token_U)])
+
+
+def _cut(x_U: Array, count: int) -> Array:
+    """[U, ...] as [count, size, ...], with zeros at the end.
+
+    Token u goes into chunk u % count: where tokens lie on several devices, each has its part of every chunk.
+    """
+    size = -(-len(x_U) // count)
+    x_U = jnp.pad(x_U, [(0, count * size - len(x_U))] + [(0, 0)] * (x_U.ndim - 1))
+    return x_U.reshape(size, count, *x_U.shape[1:]).swapaxes(0, 1)
+
+
+def chunks(tokens: int, vocabulary: int, chunk_tokens: int | None) -> int:
+    """How many chunks: a power of two, so that the usual numbers of tokens are cut without padding."""
     if chunk_tokens is None:
         devices = max(1, jax.sharding.get_abstract_mesh().size)
         chunk_tokens = devices * min(MOST_TOKENS, max(FEWEST_TOKENS, CHUNK_BYTES // (4 * vocabulary)))
-    count = 1 << max(0, -(-tokens // chunk_tokens) - 1).bit_length()
-    return count, -(-tokens // count)
+    return 1 << max(0, -(-tokens // chunk_tokens) - 1).bit_length()
 
 
 def _masked_loss(

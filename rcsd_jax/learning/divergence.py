@@ -34,7 +34,7 @@ class DivergenceConfig:
       beta: the teacher's share of the mixture, for "jsd" only. The JSD goes to 0 at both ends; divided by beta it goes
         to KL(p_T || p_S) as beta goes to 0, divided by 1 - beta to KL(p_S || p_T) as beta goes to 1. (Where others
         write beta 0 or 1 they mean these two, which are kinds of their own here.)
-      temperature: divides both logits; usually the temperature that the completions were sampled at.
+      temperature: divides both logits. None, in a config, is the temperature that completions are sampled at.
       support: "full" vocabulary, or the ``top_k`` likeliest tokens of "teacher", "student" or the "union" of both.
       top_k: tokens of each in a support that is not "full".
       tail: one more entry holds the rest of the mass; without it both distributions are renormalised on the support.
@@ -53,7 +53,7 @@ class DivergenceConfig:
 
     kind: str = "kl_teacher_student"
     beta: float = 0.5
-    temperature: float = 1.0
+    temperature: float | None = 1.0
     support: str = "full"
     top_k: int = 20
     tail: bool = False
@@ -72,7 +72,7 @@ class DivergenceConfig:
                 f"divergence.beta is {self.beta}: jsd needs 0 < beta < 1; for what others write as beta 0 use kind "
                 "kl_teacher_student, for beta 1 kl_student_teacher"
             )
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
+        if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"divergence.temperature is {self.temperature}: it must be positive and finite")
         if self.support != "full" and self.top_k < 1:
             raise ValueError(f"divergence.top_k is {self.top_k}: use at least 1, or support 'full'")
@@ -182,6 +182,7 @@ def _logp(logits_UV: Array, token_U: Array) -> Array:
 
 def token_divergence(student_UV: Array, teacher_UV: Array, config: DivergenceConfig) -> tuple[Array, dict[str, Array]]:
     """The divergence of each token from both logits, and its metrics (see ``divergence_sum``), each of shape U."""
+    assert config.temperature is not None
     student_UV, teacher_UV = student_UV / config.temperature, teacher_UV / config.temperature
     if config.support == "full":
         student_logp, teacher_logp = jax.nn.log_softmax(student_UV), jax.nn.log_softmax(teacher_UV)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,45 +18,68 @@ from rcsd_jax.lm import logit_at, logits_of
 from rcsd_jax.types import Array
 
 
-def guided_policy_sum(
-    student_hidden_UD: Array,
-    student_head_VD: Array,
-    teacher_hidden_UD: Array,
-    teacher_head_VD: Array,
-    rows: PolicyRows,
-    weight_U: Array,
-    config: LossConfig,
-    *,
-    vocab_limit: int,
-    head_trainable: bool,
-) -> tuple[Array, dict[str, Array]]:
-    """Weighted sum over tokens, chunk by chunk, of a policy loss that a teacher takes part in.
+class Looks(NamedTuple):
+    """Student and teacher before the same tokens: states after the final norm, and the LM heads that they belong to."""
 
-    With advantages in ``rows``, the divergence plus ``policy.reward_coefficient`` times the policy loss. Without, the
-    policy loss with log p_T(y) - log p_S(y) as the advantage of token y: where tokens come from the student, its
-    gradient is in the mean that of KL(p_S || p_T) at the sampling temperature, and costs one token of the vocabulary.
+    student_hidden_UD: Array
+    student_head_VD: Array
+    teacher_hidden_UD: Array
+    teacher_head_VD: Array
+
+
+def sampled_divergence_sum(
+    looks: Looks, rows: PolicyRows, weight_U: Array, config: LossConfig, *, vocab_limit: int, head_trainable: bool
+) -> tuple[Array, dict[str, Array]]:
+    """Weighted sum over tokens of the policy loss whose advantage for token y is log p_T(y) - log p_S(y).
+
+    Where tokens come from the student, its gradient is in the mean that of KL(p_S || p_T) at the sampling temperature,
+    and costs one token of the vocabulary.
 
     Args:
-      student_hidden_UD: states after the final norm, one a token that is predicted.
-      student_head_VD: the student's LM head.
-      teacher_hidden_UD: the teacher's states for the same tokens.
-      teacher_head_VD: the teacher's LM head.
-      rows: the sampled tokens.
+      looks: gradients flow into the student's.
+      rows: the sampled tokens, without advantages.
       weight_U: what each token counts; where it is 0 nothing is looked at.
-      config: the divergence, the policy loss, and gates by entropy (tokens that they stop add nothing).
+      config: the policy loss, and gates by entropy (tokens that they stop add nothing).
       vocab_limit: rows of the heads from here on belong to no token.
       head_trainable: False leaves out the gradient of the student's head.
 
     Returns:
-      the sum, and sums of the metrics of ``policy_sum``, of ``divergence_sum`` or (without advantages) of
-      ``divergence.describe`` and ``sampled_divergence``, log p_S(y) - log p_T(y).
+      the sum, and sums of the metrics of ``policy_loss``, of ``divergence.describe`` and of ``sampled_divergence``,
+      log p_S(y) - log p_T(y).
     """
+    assert rows.advantage_U is None
+    return _guided_sum(_sampled, looks, rows, weight_U, config, vocab_limit, head_trainable)
+
+
+def divergence_and_policy_sum(
+    looks: Looks, rows: PolicyRows, weight_U: Array, config: LossConfig, *, vocab_limit: int, head_trainable: bool
+) -> tuple[Array, dict[str, Array]]:
+    """Weighted sum over tokens of the divergence plus ``policy.reward_coefficient`` times the policy loss.
+
+    Args: as of ``sampled_divergence_sum``; ``rows`` with advantages, ``config`` also with its divergence.
+
+    Returns:
+      the sum, and sums of the metrics of ``divergence_sum``, of ``policy_sum``, and of ``policy_loss``.
+    """
+    assert rows.advantage_U is not None
+    return _guided_sum(_mixed, looks, rows, weight_U, config, vocab_limit, head_trainable)
+
+
+def _guided_sum(
+    loss_of_logits: Callable,
+    looks: Looks,
+    rows: PolicyRows,
+    weight_U: Array,
+    config: LossConfig,
+    vocab_limit: int,
+    head_trainable: bool,
+) -> tuple[Array, dict[str, Array]]:
     return head_sum(
-        functools.partial(_sampled if rows.advantage_U is None else _mixed, config, vocab_limit),
-        student_hidden_UD,
-        student_head_VD,
-        (teacher_hidden_UD, rows),
-        teacher_head_VD.astype(teacher_hidden_UD.dtype),
+        functools.partial(loss_of_logits, config, vocab_limit),
+        looks.student_hidden_UD,
+        looks.student_head_VD,
+        (looks.teacher_hidden_UD, rows),
+        looks.teacher_head_VD.astype(looks.teacher_hidden_UD.dtype),
         weight_U,
         vocab_limit=vocab_limit,
         head_trainable=head_trainable,

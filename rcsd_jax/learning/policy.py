@@ -24,8 +24,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rcsd_jax.learning.chunked_head import chunks, head_sum
-from rcsd_jax.lm import logit_at, logits_of
+from rcsd_jax.learning.chunked_head import head_sum
+from rcsd_jax.lm import logit_at
 from rcsd_jax.types import Array
 
 AGGREGATIONS = ("grpo", "bnpo", "dapo", "dr_grpo")
@@ -43,9 +43,10 @@ class PolicyConfig:
         unbiased on tokens of the current policy). 0 saves the pass that it needs.
       advantage_std: what rewards, less the mean of their group, are divided by: the standard deviation of the "group",
         of the whole "batch", or 1 ("none", as in Dr. GRPO, arXiv 2503.20783).
-      aggregation: "dapo" is the mean over the tokens of the global batch, "grpo" the mean over completions of their
-        token means, "dr_grpo" the sum over completions and their room (a constant). "bnpo" is the mean over the
-        micro-batches of their token means: the only one that depends on ``train.micro_batches``.
+      aggregation: "dapo" is the mean over the tokens of the global batch that count (those of groups without spread
+        only where there is a KL penalty), "grpo" the mean over completions of their token means, "dr_grpo" the sum over
+        completions and their room (a constant). "bnpo" is the mean over the micro-batches of their token means: the
+        only one that depends on ``train.micro_batches``.
       mask_truncated: completions that ran out of room leave the loss; their rewards stay in the group's statistics.
       reward_coefficient: what the reward counts beside the divergence, for objective "distill_grpo" only.
       importance_cap: None takes the ratio against the sampler's own log-probabilities. A number takes it against those
@@ -178,20 +179,3 @@ def aggregated(weight_BC: Array, aggregation: str) -> tuple[Array, Array]:
         return weight_BC, jnp.float32(weight_BC.size)
     total = jnp.sum(weight_BC)
     return (weight_BC / jnp.where(total > 0, total, 1.0), total > 0) if aggregation == "bnpo" else (weight_BC, total)
-
-
-def logp_of_sampled(hidden_UD: Array, head_VD: Array, token_U: Array, *, temperature: float, vocab_limit: int) -> Array:
-    """log p(token) of every row at the temperature, float32 [U]; no gradient, and logits for a chunk at a time."""
-    count, size = chunks(len(token_U), head_VD.shape[0], None)
-    head_VD = head_VD.astype(hidden_UD.dtype)
-
-    def cut(x: Array) -> Array:  # As in ``head_sum``: every device has its part of every chunk.
-        x = jnp.pad(x, [(0, count * size - len(x))] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(size, count, *x.shape[1:]).swapaxes(0, 1)
-
-    def logp(chunk: tuple[Array, Array]) -> Array:
-        logits_UV = logits_of(chunk[0], head_VD, vocab_limit) / temperature
-        return logit_at(logits_UV, chunk[1]) - jax.nn.logsumexp(logits_UV, axis=-1)
-
-    logp_XU = jax.lax.map(logp, (cut(hidden_UD), cut(token_U)))
-    return jax.lax.stop_gradient(logp_XU.T.reshape(-1)[: len(token_U)])

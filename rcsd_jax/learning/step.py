@@ -14,9 +14,10 @@ import optax
 from jax.sharding import Mesh
 
 from rcsd_jax import compilations, lm, sharding
-from rcsd_jax.learning.objectives import LossConfig, Objective
+from rcsd_jax.learning.chunked_head import logp_of_tokens
+from rcsd_jax.learning.loss_config import LossConfig
+from rcsd_jax.learning.objectives import Given, Objective, Sums
 from rcsd_jax.learning.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from rcsd_jax.learning.policy import logp_of_sampled
 from rcsd_jax.learning.teacher import (
     TeacherConfig,
     initial_teacher,
@@ -117,26 +118,32 @@ def make_logp_step(
     *,
     temperature: float,
     vocab_limit: int,
+    micro_batches: int = 1,
     mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Rollout], Array]:
     """The jitted ``(state, rollout) -> logp_BC``: what ``weights`` give to the completions in the student's context.
 
-    "live" is the student as it is now, "base" as it was before training. Whole vocabulary, at the temperature.
+    "live" is the student as it is now, "base" as it was before training. Whole vocabulary, at the temperature;
+    ``micro_batches`` parts of the batch one after the other.
     """
+
+    def logp_of(variables: Tree, tokens: tuple[PromptBatch, Array, Array]) -> Array:
+        _, completion_BC, valid_BC = tokens
+        hidden_BCD = lm.hidden_of_completion(transformer, variables, *tokens, shared=True)
+        logp_U = logp_of_tokens(
+            hidden_BCD.reshape(-1, hidden_BCD.shape[-1]),
+            lm.head_VD(variables, transformer.architecture),
+            completion_BC.reshape(-1),
+            temperature=temperature,
+            vocab_limit=vocab_limit,
+        )
+        return jnp.where(valid_BC, logp_U.reshape(valid_BC.shape), 0)
 
     def logp(state: TrainState, rollout: Rollout) -> Array:
         with _on(mesh):
+            tokens = rollout.prompts, rollout.completion_BC, rollout.valid_BC
             variables = teacher_variables(weights, state)
-            tokens = _by_rows((rollout.completion_BC, rollout.valid_BC))
-            hidden_BCD = lm.hidden_of_completion(transformer, variables, rollout.prompts, *tokens, shared=True)
-            logp_U = logp_of_sampled(
-                hidden_BCD.reshape(-1, hidden_BCD.shape[-1]),
-                lm.head_VD(variables, transformer.architecture),
-                rollout.completion_BC.reshape(-1),
-                temperature=temperature,
-                vocab_limit=vocab_limit,
-            )
-            return _by_rows(jnp.where(rollout.valid_BC, logp_U.reshape(rollout.valid_BC.shape), 0))
+            return _by_rows(_in_parts(functools.partial(logp_of, variables), tokens, micro_batches))
 
     return compilations.jit("logp", logp)
 
@@ -164,20 +171,22 @@ def make_train_step(
       optimizer: as in ``init_state``.
       teacher: as in ``init_state``; with an objective that has none, "live" costs nothing.
       vocab_limit: ids from here on are no tokens.
-      micro_batches: parts of the batch that are computed one after the other; no number depends on it, memory does.
+      micro_batches: parts of the batch that are computed one after the other: less memory, and but for the policy's
+        aggregation "bnpo" the same numbers.
       mesh: where the state lies.
 
     Returns:
       the step. Its metrics are float32 scalars: ``loss``, ``loss_count`` (what it was divided by), ``grad_norm``
       (before clipping), ``learning_rate``, ``skipped``, ``skipped_in_a_row``, and those of the objective.
     """
-    bound = functools.partial(objective, transformer, config=config, vocab_limit=vocab_limit)
     schedule = learning_rate(optimizer)
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Array]]:
         teacher_head_VD = teacher_head(teacher, state, transformer.architecture)
-        sums_of = functools.partial(bound, teacher_head_VD=teacher_head_VD, head_trainable=state.trainable == "params")
-        (total, (count, sums)), gradients = _sums_and_gradients(sums_of, state, batch, micro_batches)
+        given = Given(transformer, config, vocab_limit, state.trainable == "params", teacher_head_VD)
+        (total, (count, sums)), gradients = _sums_and_gradients(
+            lambda variables, part: objective(variables, part, given), state, batch, micro_batches
+        )
         gradients = jax.tree.map(lambda x: safe_divide(x, count), gradients)
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
@@ -238,7 +247,9 @@ def _updated(
     )
 
 
-def _sums_and_gradients(sums_of: Objective, state: TrainState, batch: Tree, parts: int) -> tuple[tuple, Tree]:
+def _sums_and_gradients(
+    sums_of: Callable[[Tree, Tree], Sums], state: TrainState, batch: Tree, parts: int
+) -> tuple[tuple, Tree]:
     """((total, (count, metrics)), gradients of total): float32 sums over the parts of a batch, one after the other."""
 
     def total_of(weights: Tree, part: Tree) -> tuple[Array, tuple]:

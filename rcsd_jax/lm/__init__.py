@@ -14,7 +14,7 @@ from rcsd_jax.lm.huggingface import export, load
 from rcsd_jax.lm.lora import merge
 from rcsd_jax.lm.sampler import Sampler, sample
 from rcsd_jax.lm.sampling import SamplingConfig
-from rcsd_jax.lm.scoring import NEVER, hidden_of_completion, logit_at, logits_of, logp_of_tokens
+from rcsd_jax.lm.scoring import NEVER, hidden_of_completion, logit_at, logits_of
 from rcsd_jax.lm.tokenizer import ChatTokenizer
 from rcsd_jax.lm.transformer import Block, Transformer, axes, head_VD, init, layer_variables
 
@@ -40,7 +40,6 @@ __all__ = [
     "load",
     "logit_at",
     "logits_of",
-    "logp_of_tokens",
     "merge",
     "read_architecture",
     "sample",

@@ -64,7 +64,7 @@ class ContinuousSampler:
         self._blank = jax.jit(self._empty, static_argnums=0, out_shardings=both)
         self._fill = compilations.jit("fill", self._filled, donate_argnums=(1, 2), out_shardings=both)
         self._run = compilations.jit("decode", self._advanced, donate_argnums=2, out_shardings=state)
-        self._read = jax.jit(partial(rollout_of, pad_id=self._decoder.pad_id))
+        self._to_rollout = jax.jit(partial(rollout_of, pad_id=self._decoder.pad_id))
 
     def __call__(
         self, variables: Tree, prompts: PromptBatch, key: Array, question_U: np.ndarray
@@ -92,7 +92,7 @@ class ContinuousSampler:
             state = self._run(weights, prefix, state, enough)
             if ended is not None:
                 yield ended  # the device is at work while the host reads them
-            ended = self._ended(asked, state, place_G)
+            ended = self._take_ended(asked, state, place_G)
         if ended is not None:
             yield ended
 
@@ -103,15 +103,15 @@ class ContinuousSampler:
         prompts, question_W = sharding.place_batch(jax.tree.map(lambda x: x[places], asked), self._mesh)
         return prompts, question_W, slots
 
-    def _ended(self, asked: Tree, state: Decoding, place_G: np.ndarray) -> tuple[np.ndarray, Rollout]:
-        """Takes the questions that are finished off ``place_G``."""
+    def _take_ended(self, asked: Tree, state: Decoding, place_G: np.ndarray) -> tuple[np.ndarray, Rollout]:
+        """(places, rollout) of the questions that are finished, which leave ``place_G``."""
         of_slots = jax.tree.map(lambda x: x[np.maximum(place_G, 0)], asked)
-        rollout = jax.device_get(self._read(state, *of_slots))
-        n = rollout.samples
-        is_done_G = (rollout.finish_B.reshape(-1, n) != RUNNING).all(axis=1) & (place_G != FREE)
-        places, is_done = place_G[is_done_G], {is_done_G.size * k: np.repeat(is_done_G, k) for k in (1, n)}
+        rollout = jax.device_get(self._to_rollout(state, *of_slots))
+        is_done_G = (rollout.finish_B.reshape(len(place_G), -1) != RUNNING).all(axis=1) & (place_G != FREE)
+        places = place_G[is_done_G]
         place_G[is_done_G] = FREE
-        return places, jax.tree.map(lambda x: x[is_done[len(x)]], rollout)
+        # A leaf has one row for every question or one for every sample of it.
+        return places, jax.tree.map(lambda x: x[np.repeat(is_done_G, len(x) // len(place_G))], rollout)
 
     def _empty(self, P: int) -> tuple[Prefix, Decoding]:
         """No question in any slot."""
