@@ -20,15 +20,39 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/; c
 _WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run; the same command in the same folder continues")
 
 
+_FAULTS: list[str] = []  # overrides of the command line that cannot be taken, found while flags are parsed
+
+
 def run(main: Callable[[config.Experiment, str], Any]) -> None:
     """Runs ``main(experiment, workdir)`` of a config that describes one run."""
-    run_with_config(lambda raw, workdir: main(config.read(raw), workdir))
+    run_with_config(lambda raw, workdir: main(config.read(raw), workdir), config.read)
 
 
-def run_with_config(main: Callable[[config_dict.ConfigDict, str], Any]) -> None:
-    """Runs ``main(config, workdir)``; leftover arguments and missing flags are refused."""
+def run_with_config(
+    main: Callable[[config_dict.ConfigDict, str], Any], check: Callable[[config_dict.ConfigDict], Any]
+) -> None:
+    """Runs ``main(config, workdir)``; leftover arguments and missing flags are refused.
+
+    ``check`` raises a ConfigError for a config that ``main`` would refuse: so the faults of the command line and those
+    of the config are told together.
+    """
+
+    def checked() -> None:
+        raw = _required(_CONFIG, "configs/quickstart.py")
+        if _FAULTS:
+            raise config.ConfigError(_FAULTS + _errors_of(check, raw))
+        main(raw, required_workdir())
+
     _list_in_help(_CONFIG)
-    start(lambda: main(_required(_CONFIG, "configs/quickstart.py"), required_workdir()))
+    start(checked)
+
+
+def _errors_of(check: Callable[[config_dict.ConfigDict], Any], raw: config_dict.ConfigDict) -> list[str]:
+    try:
+        check(raw)
+    except config.ConfigError as error:
+        return error.errors
+    return []
 
 
 def required_workdir() -> str:
@@ -74,11 +98,15 @@ def _list_in_help(flag: flags.FlagHolder) -> None:
 def _parse(arguments: list[str]) -> list[str]:
     cleared = [x for x in arguments if x.startswith("--config.") and x.endswith("=None")]  # absl has no None
     try:
-        _refuse_unknown_keys(arguments)
-        left = app.parse_flags_with_usage([x for x in arguments if x not in cleared])
+        faulty = _faulty_overrides(arguments)
+        _FAULTS[:] = faulty.values()
+        sys.argv = [x for x in sys.argv if x not in faulty]  # config_flags looks for overrides there
+        left = app.parse_flags_with_usage([x for x in arguments if x not in cleared and x not in faulty])
     except OSError as error:
         sys.exit(f"error: {error}")
     for override in cleared:
+        if override in faulty:
+            continue
         *sections, key = override.removeprefix("--config.").removesuffix("=None").split(".")
         section = functools.reduce(getattr, sections, _CONFIG.value)
         with section.ignore_type():  # whether it may be None is for the door to say
@@ -86,28 +114,37 @@ def _parse(arguments: list[str]) -> list[str]:
     return left
 
 
-def _refuse_unknown_keys(arguments: list[str]) -> None:
-    """Ends the command with every override of a key that the config does not have, and the nearest right name."""
+def _faulty_overrides(arguments: list[str]) -> dict[str, str]:
+    """Overrides of keys that the config does not have, with the nearest right name, and those of another type."""
     files = [x.removeprefix("--config=") for x in arguments if x.startswith("--config=")]
     if not files:
-        return
-    values = flags.FLAGS["config"].parser.parse(files[-1])
-    errors = []
+        return {}
+    values, faulty = flags.FLAGS["config"].parser.parse(files[-1]), {}
     for override in arguments:
-        if not override.startswith("--config."):
-            continue
-        section, path = values, "config"
-        for key in override.split("=")[0].removeprefix("--config.").split("."):
-            name = key.split("[")[0]
-            if not isinstance(section, config_dict.ConfigDict) or name not in section:
-                known = sorted(section) if isinstance(section, config_dict.ConfigDict) else []
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"{path} has {', '.join(known) or 'no keys'}"
-                errors.append(f"  - {path}.{name} is unknown: {hint}")
-                break
-            section, path = section[name], f"{path}.{name}"
-    if errors:
-        sys.exit("error: the command line has unknown keys:\n" + "\n".join(errors))
+        if override.startswith("--config.") and (fault := _fault(values, override.removeprefix("--config."))):
+            faulty[override] = fault
+    return faulty
+
+
+def _fault(section: Any, override: str) -> str | None:
+    """What is wrong with one override, "a.b=value"."""
+    keys, _, text = override.partition("=")
+    path, kind = "config", None
+    for key in keys.split("."):
+        name = key.split("[")[0]
+        if not isinstance(section, config_dict.ConfigDict) or name not in section:
+            known = sorted(section) if isinstance(section, config_dict.ConfigDict) else []
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"{path} has {', '.join(known) or 'no keys'}"
+            return f"{path}.{name} is unknown: {hint}"
+        kind, path = section.get_type(name), f"{path}.{name}"
+        section = section[name]
+    if kind in (int, float) and text not in ("", "None"):
+        try:
+            kind(text)
+        except ValueError:
+            return f"{path} is {text!r}: give {kind.__name__}"
+    return None
 
 
 def _required(flag: flags.FlagHolder, example: str) -> Any:

@@ -92,4 +92,4 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 if __name__ == "__main__":
-    command.run_with_config(run)
+    command.run_with_config(run, lambda pipeline: read_parts(pipeline, "."))

@@ -73,6 +73,14 @@ def test_a_key_is_overridden_from_the_command_line(called, tmp_path):
         ),
         (["--config=configs/rcsd.py", "--workdir=w", "--config.train.steps=None"], "config.train.steps is None"),
         (["--config=configs/rcsd.py", "--workdir=w", "--config.train.steps=0"], "config.train.steps is 0"),
+        (
+            ["--config=configs/rcsd.py", "--workdir=w", "--config.train.steps=1e3"],
+            "config.train.steps is '1e3': give int",
+        ),
+        (
+            ["--config=configs/rcsd.py", "--workdir=w", "--config.a=1", "--config.seed=x", "--config.train.rows=0"],
+            "the config has 3 errors",
+        ),
         (["--config=configs/rcsd.py", "--workdir=w", "--config.optimizer.eps=nan"], "eps is nan: give a finite"),
         (["--config=configs/rscd.py", "--workdir=w"], "configs/rscd.py"),
     ],
@@ -84,7 +92,7 @@ def test_what_is_wrong_with_the_flags_ends_the_command_with_its_cure(called, arg
     assert not (ROOT / "w").exists()
 
 
-@pytest.mark.parametrize("bad", ["--config.train.steps=1e3", "--confg=x", "--config.model.compute.scan_layers=maybe"])
+@pytest.mark.parametrize("bad", ["--confg=x", "--config.model.compute.scan_layers=maybe"])
 def test_a_flag_of_the_wrong_type_or_name_ends_the_command(called, bad, capsys):
     code, seen = called("--config=configs/rcsd.py", "--workdir=w", bad)
     assert code and not seen
