@@ -19,6 +19,7 @@ def get_config():
     config.prompts.student_thinking = "off"
     config.sampling.temperature = 1.1
     config.sampling.max_new_tokens = 1024
+    config.train.completion_lengths = (512,)
     config.divergence.entry_clip = 0.05
     config.optimizer.max_grad_norm = 0.1
     return config

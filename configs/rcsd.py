@@ -49,6 +49,7 @@ def get_config(profile="paper"):
     config.train.questions, config.train.samples = 32, 1
     config.train.micro_batches = 8
     config.train.checkpoint_every = 10
+    config.train.completion_lengths = (1024, 2048, 3072)
     config.evaluation.splits = ()  # the references are sentences, which rules cannot grade: see configs/gpqa.py
 
     if profile == "released":

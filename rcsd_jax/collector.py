@@ -64,7 +64,12 @@ class Collector:
         self._experiment, self._guidance, self._mesh = experiment, guidance, mesh
         self.encoder = Encoder(model.tokenizer, experiment.prompts, experiment.task)
         self.generator = Generator(
-            model, experiment.sampling, experiment.train.samples, experiment.prompts.student_lengths, mesh
+            model,
+            experiment.sampling,
+            experiment.train.samples,
+            experiment.prompts.student_lengths,
+            mesh,
+            experiment.train.completion_lengths,
         )
         self._analyst = None
         if experiment.teacher.reason_first:

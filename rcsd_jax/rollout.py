@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 
@@ -24,13 +25,20 @@ class Generator:
       samples: completions a question.
       lengths: the prompt lengths that are compiled; prompts are padded to the next one.
       mesh: where the rows go.
+      completion_lengths: where all completions of a rollout are short, it is cut to the next of these; empty: never.
     """
 
     def __init__(
-        self, model: LanguageModel, sampling: lm.SamplingConfig, samples: int, lengths: Sequence[int], mesh: Mesh
+        self,
+        model: LanguageModel,
+        sampling: lm.SamplingConfig,
+        samples: int,
+        lengths: Sequence[int],
+        mesh: Mesh,
+        completion_lengths: Sequence[int] = (),
     ):
         self.tokenizer = model.tokenizer
-        self._lengths, self._mesh = lengths, mesh
+        self._lengths, self._mesh, self._completion_lengths = lengths, mesh, completion_lengths
         options = {
             "samples": samples,
             "eos_ids": self.tokenizer.eos_ids,
@@ -48,7 +56,8 @@ class Generator:
         """One rollout; a question's noise is derived from its id, not from its place in the batch."""
         question_G = jnp.asarray([stable_id(name) for name in ids], jnp.int32)
         batch = place_prompts(prompts, self._lengths, self.tokenizer.pad_id, self._mesh)
-        return self._sampler(variables, batch, key, question_G)
+        rollout = self._sampler(variables, batch, key, question_G)
+        return shortened(rollout, self._completion_lengths) if self._completion_lengths else rollout
 
     def stream(
         self, variables: Tree, prompts: Sequence[Sequence[int]], ids: Sequence[str], key: Array, *, batch: int
@@ -70,6 +79,16 @@ class Generator:
         opened = ["<think>" * self.tokenizer.opens_thought(row) for row in np.asarray(rollout.prompts.tokens_GP)]
         n = rollout.samples
         return [[start + text for text in rows[g * n : (g + 1) * n]] for g, start in enumerate(opened)]
+
+
+def shortened(rollout: Rollout, lengths: Sequence[int]) -> Rollout:
+    """The rollout cut to the first of ``lengths`` (increasing) that all its completions fit; as it is if they fit none.
+
+    Waits until the rollout is sampled.
+    """
+    longest = int(jnp.max(jnp.sum(rollout.valid_BC, axis=1)))
+    C = next((length for length in lengths if length >= longest), rollout.valid_BC.shape[1])
+    return dataclasses.replace(rollout, **{name: x[:, :C] for name, x in vars(rollout).items() if name.endswith("_BC")})
 
 
 def place_prompts(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, mesh: Mesh) -> PromptBatch:

@@ -124,6 +124,7 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
             "rollout_accuracy" if experiment.task == "answer" else "rollout_valid": float(np.mean(good)),
             "rollout_length": float(valid_BC.sum(axis=1).mean()),
             "rollout_finished": float(finished_B.mean()),
+            "padding_share": float(1 - valid_BC.mean()),
             "sampled_tokens": float(valid_BC.sum()),
         }
         numbers["teacher_tokens"] += reads * float(valid_BC.sum())

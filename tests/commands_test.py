@@ -79,7 +79,7 @@ def test_a_key_is_overridden_from_the_command_line(called, tmp_path):
         ),
         (
             ["--config=configs/rcsd.py", "--workdir=w", "--config.a=1", "--config.seed=x", "--config.train.rows=0"],
-            "the config has 3 errors",
+            "the config has 5 errors",
         ),
         (["--config=configs/rcsd.py", "--workdir=w", "--config.optimizer.eps=nan"], "eps is nan: give a finite"),
         (["--config=configs/rscd.py", "--workdir=w"], "configs/rscd.py"),

@@ -80,10 +80,11 @@ def _ranges(e: Experiment) -> Iterator[str]:
         value = attrgetter(path)(e)
         if value < least or (most is not None and value > most):
             yield f"config.{path} is {value}: give at least {least}" + (f", at most {most}" if most is not None else "")
-    for name in ("student_lengths", "teacher_lengths"):
-        lengths = getattr(e.prompts, name)
-        if not lengths or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:
-            yield f"config.prompts.{name} is {lengths}: give increasing positive lengths"
+    for path in ("prompts.student_lengths", "prompts.teacher_lengths", "train.completion_lengths"):
+        lengths = attrgetter(path)(e)
+        is_missing = not lengths and path.startswith("prompts.")
+        if is_missing or list(lengths) != sorted(set(lengths)) or any(length < 1 for length in lengths):
+            yield f"config.{path} is {lengths}: give increasing positive lengths"
 
 
 def _together(e: Experiment) -> Iterator[str]:
@@ -154,6 +155,11 @@ def _of_sampled_objectives(e: Experiment) -> Iterator[str]:
     ignored = [name for name in ("importance_cap", "kl_coefficient") if getattr(e.policy, name)]
     if e.objective == "distill_sampled" and ignored:
         yield f"config.policy.{ignored[0]} is set: objective 'distill_sampled' has no reward and does not read it"
+    if e.policy.aggregation == "dr_grpo" and e.train.completion_lengths:
+        yield (
+            "config.policy.aggregation 'dr_grpo' divides by the room of completions: leave out "
+            "config.train.completion_lengths, which would change it from step to step"
+        )
     if e.objective == "distill_grpo" and (e.policy.aggregation, e.divergence.reduction) != ("dapo", "token"):
         yield (
             "config.objective is 'distill_grpo': divergence and reward share one mean over tokens, use "

@@ -131,7 +131,9 @@ class Train:
 
     ``questions`` and ``samples`` count what a rollout samples, and ``updates_per_rollout`` steps learn from it;
     ``rows`` of ``row_length`` tokens make an SFT step. A run stops after ``max_skipped`` non-finite steps in a row.
-    Every ``trajectories_every`` steps the first rollouts of a step are kept as text.
+    Every ``trajectories_every`` steps the first rollouts of a step are kept as text. ``completion_lengths`` are bucket
+    lengths: where all completions of a step are short, what scores them and learns from them is compiled for the next
+    of these lengths instead of ``sampling.max_new_tokens``.
     """
 
     steps: int = 100
@@ -144,6 +146,7 @@ class Train:
     checkpoint_every: int = 50
     max_skipped: int = 5
     trajectories_every: int = 10
+    completion_lengths: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
