@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rcsd_jax import config, evaluation, questions
+from rcsd_jax import config, evaluation, hosts, questions
 from rcsd_jax.types import Criterion, Problem, Rubric
 
 Reward = Callable[[Sequence[Problem], Sequence[Sequence[str]]], np.ndarray]
@@ -30,8 +30,10 @@ def of(experiment: config.Experiment) -> Reward:
         score = _rubric(check, experiment.reward.weights)
 
     def reward(problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> np.ndarray:
-        rows = [[score(problem, text) for text in samples] for problem, samples in zip(problems, texts, strict=True)]
-        return np.array(rows, np.float64)
+        def graded(at: int) -> list[float]:
+            return [score(problems[at], text) for text in texts[at]]
+
+        return np.array(hosts.divided(graded, len(problems)), np.float64)
 
     return reward
 

@@ -22,7 +22,9 @@ from rcsd_jax import (
     command,
     compilations,
     config,
+    ending,
     evaluate,
+    hosts,
     learning,
     lm,
     metrics,
@@ -51,6 +53,7 @@ def train(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
     Raises:
       Diverged: ``train.max_skipped`` steps in a row could not be used; diverged.json has their numbers.
       ValueError: bfloat16 weights would learn.
+      ending.Ended: it was asked to, and everything is saved.
     """
     if experiment.model.trainable == "params" and experiment.model.compute.param_dtype == "bfloat16":
         raise ValueError(
@@ -63,11 +66,11 @@ def train(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
     summary = folder.done()
     if summary is not None:
         return summary
-    with jax.set_mesh(mesh):
-        return folder.finish(_train(experiment, folder, mesh))
+    with folder.held() as pulse, jax.set_mesh(mesh):
+        return folder.finish(_train(experiment, folder, mesh, pulse))
 
 
-def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
+def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Pulse) -> dict[str, Any]:
     # 1. The model, the data, the step.
     model = models.load(e.model, e.seed, mesh)
     transformer, tokenizer = model.transformer, model.tokenizer
@@ -106,14 +109,14 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
                 meta = dataclasses.replace(source.meta, metrics_bytes=writer.position)
                 checkpoints.save(step, models.learned(state), meta)
 
-            state = _loop(e, source, step_function, state, start, report, save)
+            state = _loop(e, source, step_function, state, start, report, save, pulse)
     # 4. The model for others to load, what all this was, and how good the model is.
-    if not (folder / "model").exists():  # it appears whole, and then the run may have been killed while it was measured
+    if not hosts.from_first((folder / "model").exists):  # it appears whole; the run may have been killed after that
         lm.export(os.fspath(folder / "model"), transformer, state.variables, tokenizer)
-    summary = {**source.facts, **_totals(metrics.read_metrics(folder / "metrics.jsonl"))}
+    summary = {**source.facts, **hosts.from_first(lambda: _totals(metrics.read_metrics(folder / "metrics.jsonl")))}
     if e.task == "answer":
         trained = models.LanguageModel(transformer, state.variables, tokenizer)
-        summary["evaluation"] = evaluate.evaluate_model(e, trained, folder, mesh)
+        summary["evaluation"] = evaluate.evaluate_model(e, trained, folder, mesh, pulse)
     return summary
 
 
@@ -134,14 +137,19 @@ def _loop(
     start: int,
     report: Reporter,
     save: Callable[[int, TrainState], None],
+    pulse: ending.Pulse,
 ) -> TrainState:
     for step in range(start, e.train.steps):
         batch, look = source.batch(state, step)
         state, numbers = step_function(state, batch)
         report(step + 1, look, numbers)
-        if (step + 1) % e.train.checkpoint_every == 0 or step + 1 == e.train.steps:
+        # Checkpoints lie between rollouts.
+        is_asked = (step + 1) % e.train.updates_per_rollout == 0 and pulse()
+        if (step + 1) % e.train.checkpoint_every == 0 or step + 1 == e.train.steps or is_asked:
             report.flush()
             save(step + 1, state)
+        if is_asked:
+            raise pulse.ended(f"step {step + 1} is saved")
     return state
 
 
@@ -173,7 +181,7 @@ class Reporter:
 
     def _write(self, step: int, look: Callable[[], sources.Numbers], numbers: Tree) -> None:
         """The metrics, and if it is their turn, some rollouts."""
-        host = look()
+        host = look() if hosts.is_first() else sources.Numbers({}, [])
         self._warn_of_compilations(step)
         if host.trajectories and (step == 1 or step % self._config.trajectories_every == 0):
             kept = [dataclasses.asdict(trajectory) for trajectory in host.trajectories[:TRAJECTORIES]]

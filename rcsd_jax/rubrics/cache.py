@@ -60,11 +60,16 @@ class Entry:
 class RubricCache:
     """The entries of one file. Reading never writes, and a missing file is an empty cache.
 
+    Args:
+      path: of the file.
+      writes: False for one that only remembers what it is given, as where another host writes the same.
+
     Raises:
       ValueError: a complete line that is no record, named by file and line.
     """
 
-    def __init__(self, path: os.PathLike[str] | str):
+    def __init__(self, path: os.PathLike[str] | str, *, writes: bool = True):
+        self._writes = writes
         self._path = epath.Path(path)
         self._name = os.fspath(self._path)
         self._is_local = "://" not in self._name
@@ -132,6 +137,11 @@ class RubricCache:
 
     def extend(self, pairs: Iterable[tuple[RubricKey, Entry]]) -> None:
         """``append`` for several entries with one write: a crash keeps the first of them, none of them halved."""
+        if not self._writes:
+            for key, entry in pairs:
+                self._entries.setdefault(key.digest, entry)
+                self._questions.setdefault(key.digest, key.question)
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked() if self._is_local else contextlib.nullcontext() as descriptor:
             self.refresh()
