@@ -19,12 +19,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
+from rcsd_jax import hosts
 from rcsd_jax.types import Array, Tree
 
 T = TypeVar("T")
@@ -185,14 +184,14 @@ class Checkpoints:
     def _set_aside(self, damaged: Collection[int]) -> None:
         for step in damaged:
             aside = self.folder / f"bad_{step}"
-            logging.warning("checkpoint %d is kept as %s, the run goes back to an older one", step, aside)
-            if jax.process_index() == 0:
-                if aside.exists():
-                    aside.rmtree()
-                (self.folder / str(step)).rename(aside)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+            logging.error("checkpoint %d is kept as %s, the run goes back to an older one", step, aside)
+            hosts.from_first(lambda step=step, aside=aside: self._move(step, aside))
         self._manager.reload()
+
+    def _move(self, step: int, aside: epath.Path) -> None:
+        if aside.exists():
+            aside.rmtree()
+        (self.folder / str(step)).rename(aside)
 
 
 def describe(state: Tree) -> dict[str, dict[str, Any]]:
@@ -220,12 +219,10 @@ def _attempt(read: Callable[[], T]) -> T:
         value = read()
     except Exception as caught:  # the type depends on which file is damaged, and how
         error = caught
-    fine = error is None
-    if jax.process_count() > 1:
-        fine = bool(np.all(multihost_utils.process_allgather(np.array(fine, np.int32))))
-    if not fine:
-        message = str(error).strip().splitlines()[0][:300] if error and str(error).strip() else "another host failed"
-        raise _Damaged(f"{type(error).__name__}: {message}" if error else message) from error
+    first_line = (str(error).strip().splitlines() or [""])[0][:300]
+    for host, failure in enumerate(hosts.exchange(error and f"{type(error).__name__}: {first_line}")):
+        if failure is not None:
+            raise _Damaged(f"{failure} (on host {host})" if jax.process_count() > 1 else failure) from error
     return value  # type: ignore[return-value]
 
 

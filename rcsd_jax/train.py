@@ -35,6 +35,7 @@ from rcsd_jax import (
 from rcsd_jax.types import TrainState, Tree
 from rcsd_jax.workdir import Workdir, write_json
 
+COPIES = 3  # of the state on disk: two checkpoints, and one that is being written
 WARM = 3  # steps after which no function should need compiling any more
 TRAJECTORIES = 8  # rollouts that are kept as text, of a step whose turn it is
 SHOWN = ("loss", "reward", "accuracy", "rollout_accuracy", "rollout_valid")  # in the progress line
@@ -75,6 +76,7 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
     model = models.load(e.model, e.seed, mesh)
     transformer, tokenizer = model.transformer, model.tokenizer
     source = sources.of(e, model, mesh)
+    hosts.agree(dataclasses.asdict(source.meta))
     step_function = learning.make_train_step(
         transformer,
         learning.OBJECTIVES[e.objective],
@@ -87,7 +89,9 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
     )
     with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
         # 2. The newest sound checkpoint, if this run was here before; metrics after it are cut off.
-        restored = checkpoints.restore(models.abstract_state(e, transformer, mesh), source.meta)
+        abstract = models.abstract_state(e, transformer, mesh)
+        folder.check_room(COPIES * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
+        restored = checkpoints.restore(abstract, source.meta)
         start = 0 if restored is None else restored.step
         state = models.initial_state(e, model, mesh) if restored is None else models.whole(restored.state, model)
         del model  # the first step donates its weights
@@ -111,7 +115,7 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
 
             state = _loop(e, source, step_function, state, start, report, save, pulse)
     # 4. The model for others to load, what all this was, and how good the model is.
-    if not hosts.from_first((folder / "model").exists):  # it appears whole; the run may have been killed after that
+    if not hosts.from_first((folder / "model" / "config.json").exists):  # or it was killed after that
         lm.export(os.fspath(folder / "model"), transformer, state.variables, tokenizer)
     summary = {**source.facts, **hosts.from_first(lambda: _totals(metrics.read_metrics(folder / "metrics.jsonl")))}
     if e.task == "answer":

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -85,6 +86,21 @@ class Workdir:
     def done(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None."""
         return hosts.from_first(lambda: _read(self.folder / "done.json"))
+
+    def check_room(self, size: int) -> None:
+        """Refuses to begin what cannot be saved.
+
+        Raises:
+          ValueError: the disk of the folder has less than ``size`` bytes left. A bucket has always enough.
+        """
+        if "://" in os.fspath(self.folder):
+            return
+        free = hosts.from_first(lambda: shutil.disk_usage(self.folder).free)
+        if free < size:
+            raise ValueError(
+                f"{self.folder} has {free / 1e9:.1f} GB left, its checkpoints need {size / 1e9:.1f} GB: make room, or "
+                "use another --workdir"
+            )
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Says that everything in the folder is complete, once it is for all hosts; the summary of host 0."""

@@ -466,10 +466,7 @@ def test_an_export_that_fails_leaves_nothing_behind(folder, tmp_path, monkeypatc
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    ("where", "options"), [("smollm2_like", {}), ("gs://bucket/x", {}), ("new", {"dtype": "int8"})]
-)
+@pytest.mark.parametrize(("where", "options"), [("smollm2_like", {}), ("new", {"dtype": "int8"})])
 def test_an_export_refuses_what_it_cannot_write(folder, tmp_path, where, options):
-    where = where if "://" in where else tmp_path / where
     with pytest.raises(ValueError, match="exists|cannot export"):
-        lm.export(where, *lm.load(folder, FLOAT32), **options)
+        lm.export(tmp_path / where, *lm.load(folder, FLOAT32), **options)

@@ -131,7 +131,8 @@ def test_the_exported_model_is_the_last_state(one_device, tmp_path):
     with pytest.raises(ValueError, match="holds no run"):
         export.export(e, tmp_path / "run", tmp_path / "exported")
     assert not (tmp_path / "run").exists()
-    Workdir(tmp_path / "run", e)
+    with Workdir(tmp_path / "run", e).held():
+        pass
     with pytest.raises(ValueError, match="holds no checkpoint yet"):
         export.export(e, tmp_path / "run", tmp_path / "exported")
     train(e, tmp_path / "run")
