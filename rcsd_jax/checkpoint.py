@@ -163,7 +163,8 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, abstract_state: Tree, meta: Meta) -> Restored:
-        record = _attempt(lambda: self._item(step, record=ocp.args.JsonRestore()))
+        # Not by the manager: it ends with a barrier, at which the hosts would wait for one that could not read.
+        record = _attempt(lambda: ocp.JsonCheckpointHandler().restore(self.folder / str(step) / "record"))
         stored = _attempt(lambda: Meta(**record["meta"]))
         described = _attempt(lambda: dict(record["leaves"]))
         problems = compare_meta(stored, meta) + _compare_shapes(described, abstract_state)
@@ -171,15 +172,12 @@ class Checkpoints:
             listed = "\n".join(f"  - {problem}" for problem in problems)
             raise Mismatch(f"checkpoint {step} of {self.folder} belongs to another run:\n{listed}")
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract_state)
-        state = _attempt(lambda: self._item(step, state=ocp.args.StandardRestore(target)))
+        path, wanted = self.folder / str(step) / "state", ocp.args.StandardRestore(target)
+        state = _attempt(lambda: ocp.StandardCheckpointHandler().restore(path, args=wanted))
         changed = [path for path, leaf in describe(state).items() if leaf != described[path]]
         if changed:
             raise _Damaged(f"the stored bits of {', '.join(changed[:5])} have changed ({len(changed)} arrays)")
         return Restored(step, state, stored)
-
-    def _item(self, step: int, **item: Any) -> Any:
-        [name] = item
-        return self._manager.restore(step, args=ocp.args.Composite(**item))[name]
 
     def _set_aside(self, damaged: Collection[int]) -> None:
         for step in damaged:

@@ -105,6 +105,7 @@ class Pulse:
 
     def ended(self, what: str) -> Ended:
         """To be raised once everything is saved. ``what`` says how far the run is: "step 12 is saved"."""
+        _signalled.clear()  # who catches it may begin another run
         if hosts.from_first(self._stop.exists):
             return Ended(f"{what}; {self._stop} was there: remove it, the same command goes on", 0)
         return Ended(f"{what}; the same command goes on", PREEMPTED)

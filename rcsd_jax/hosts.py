@@ -24,11 +24,14 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import flags
 
 PATIENCE = 600.0  # seconds that hosts wait for each other: one may have a slow disk, or graders that take their time
 # Where one of these is above 1, a launcher has started several processes that jax finds by itself.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _TPU = ("/dev/accel0", "/dev/vfio/0")
+# Else orbax's hosts meet in a collective of their devices, which waits for ever.
+_ORBAX_BARRIER = "experimental_orbax_use_distributed_barrier"
 
 _rounds = itertools.count()
 
@@ -63,6 +66,8 @@ def join() -> None:
         jax.distributed.initialize(coordinator, processes, process, **timeouts)
     elif any(int(os.environ.get(name, "1")) > 1 for name in _COUNTS) or _on_tpu():
         jax.distributed.initialize(**timeouts)
+    if _ORBAX_BARRIER in flags.FLAGS:
+        flags.FLAGS[_ORBAX_BARRIER].value = True
 
 
 def _on_tpu() -> bool:

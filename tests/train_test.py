@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from tiny_pipeline import experiment
 
-from rcsd_jax import checkpoint, config, evaluate, export, lm, metrics, models, sharding, sources
+from rcsd_jax import checkpoint, config, evaluate, export, learning, lm, metrics, models, sharding, sources
 from rcsd_jax.train import Diverged, train
 from rcsd_jax.workdir import Workdir
 
 SHORT = {"train__steps": 5, "train__checkpoint_every": 2, "evaluation__splits": ()}
 RUNS = {
     "sft": {"objective": "sft", "train__row_length": 128, "train__rows": 8},
-    **{weights: {"teacher__weights__weights": weights} for weights in ("base", "ema", "snapshot")},
+    **{weights: {"teacher__weights__weights": weights} for weights in learning.TEACHERS},
+    "grpo": {"objective": "grpo", "train__samples": 4},
 }
+EPOCH = {"data__limit": 20}  # the third step of eight begins the second one
 OF_THE_CLOCK = {"time", "step_seconds"}
 
 
@@ -64,7 +66,7 @@ def last_state(e, folder):
 
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_killed_run_continues_to_the_very_bits_of_one_that_was_not(kind, one_device, tmp_path, monkeypatch):
-    e = experiment(**SHORT, **RUNS[kind])
+    e = experiment(**SHORT, **EPOCH, **RUNS[kind])
     summary = train(e, tmp_path / "whole")
     with monkeypatch.context() as patched, pytest.raises(Killed):
         kill_at(patched, 3)
