@@ -47,7 +47,7 @@ def listen() -> None:
 
     Of several hosts jax itself takes SIGTERM, and tells the others: a handler of ours would take it away from it.
     """
-    faulthandler.enable()  # stacks also where the runtime aborts, as it does when another host is gone
+    faulthandler.enable(sys.__stderr__)  # stacks also where the runtime aborts, as it does when another host is gone
     if not jax.distributed.is_initialized():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _take)
@@ -127,5 +127,5 @@ class Pulse:
                 logging.error(
                     "no step has ended for %.0f s, the stacks follow; the same command goes on", self.patience
                 )
-                faulthandler.dump_traceback(all_threads=True)
+                faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
                 os._exit(HUNG)

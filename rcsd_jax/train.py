@@ -189,7 +189,10 @@ class Reporter:
         self._warn_of_compilations(step)
         if host.trajectories and (step == 1 or step % self._config.trajectories_every == 0):
             kept = [dataclasses.asdict(trajectory) for trajectory in host.trajectories[:TRAJECTORIES]]
-            write_json(self._folder / "trajectories" / f"step_{step:06d}.json", kept)
+            try:
+                write_json(self._folder / "trajectories" / f"step_{step:06d}.json", kept)
+            except OSError as error:
+                logging.warning("the texts of step %d could not be written (%s); the run goes on", step, error)
         row = {name: float(value) for name, value in jax.device_get(numbers).items()}
         before, self._clock = self._clock, time.monotonic()
         row |= host.metrics | {"step_seconds": self._clock - before}  # steps overlap: the times between reports add up

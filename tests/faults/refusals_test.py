@@ -6,16 +6,12 @@ import os
 import shutil
 import socket
 
-import numpy as np
 import pytest
-import safetensors.numpy
 from processes import PYTHON, ROOT, pod, started
 from tiny_pipeline import experiment
 
-from rcsd_jax import command, config, ending, hosts, models, preflight, sharding
+from rcsd_jax import ending, hosts, preflight
 from rcsd_jax.workdir import Workdir
-
-REFERENCE = ROOT / "tests" / "references" / "smollm2_like"
 
 
 @pytest.fixture(scope="module")
@@ -118,18 +114,6 @@ def test_a_disk_without_room_for_checkpoints_is_refused(tmp_path, monkeypatch):
         folder.check_room(3 * 10**9)
 
 
-def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path):
-    shutil.copytree(REFERENCE, tmp_path / "model")
-    path = tmp_path / "model" / "model.safetensors"
-    tensors = safetensors.numpy.load_file(path)
-    name = "model.layers.1.mlp.up_proj.weight"
-    tensors[name] = np.where(np.arange(tensors[name].size).reshape(tensors[name].shape) == 5, np.nan, tensors[name])
-    safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
-    mesh = sharding.make_mesh(devices=sharding.jax.devices()[:1])
-    with pytest.raises(ValueError, match="NaN or infinite, in params/layers/up_proj/kernel"):
-        models.load(config.Model(source=str(tmp_path / "model")), 0, mesh)
-
-
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -161,7 +145,7 @@ def test_what_hangs_shows_the_stacks_of_all_threads_and_ends(tmp_path):
     with started([[*PYTHON, "-c", HANGS]], tmp_path, RCSD_HANG_SECONDS="0.2") as [one]:
         assert one.wait() == ending.HUNG
         assert "no step has ended for 0 s" in one.says()
-        assert "in waits_for_ever" in one.says() and one.says().count("Thread 0x") >= 2
+        assert "in waits_for_ever" in one.says() and one.says().lower().count("thread 0x") >= 2
 
 
 def test_a_pulse_is_late_after_ten_times_the_median_and_no_sooner_than_its_floor(tmp_path, monkeypatch):
@@ -172,4 +156,3 @@ def test_a_pulse_is_late_after_ten_times_the_median_and_no_sooner_than_its_floor
     assert pulse.patience == 60
     pulse._paces.extend([40.0] * 5)
     assert pulse.patience == 400
-    assert command.ending is ending
