@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 

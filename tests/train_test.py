@@ -19,8 +19,7 @@ from rcsd_jax.workdir import Workdir
 SHORT = {"train__steps": 5, "train__checkpoint_every": 2, "evaluation__splits": ()}
 RUNS = {
     "sft": {"objective": "sft", "train__row_length": 128, "train__rows": 8},
-    **{weights: {"teacher__weights__weights": weights} for weights in learning.TEACHERS},
-    "grpo": {"objective": "grpo", "train__samples": 4},
+    **{kind: {"teacher__weights__kind": kind} for kind in learning.TEACHERS},
 }
 EPOCH = {"data__limit": 20}  # the third step of eight begins the second one
 OF_THE_CLOCK = {"time", "step_seconds"}

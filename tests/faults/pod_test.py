@@ -52,7 +52,7 @@ def test_two_processes_sample_score_learn_evaluate_and_write_what_one_does(tmp_p
     ours, theirs = (tmp_path / name / "everything" for name in ("two", "one"))
     assert json.loads((ours / "env.json").read_text())["processes"] == 2
     close(numbers(ours), numbers(theirs))
-    assert any(row["reward"] is not None for row in numbers(ours))
+    assert all({"reward", "divergence", "sampled_tokens"} <= row.keys() for row in numbers(ours))
     for name in sorted(path.name for path in (theirs / "trajectories").iterdir()):
         assert (ours / "trajectories" / name).read_text() == (theirs / "trajectories" / name).read_text()
     assert lines(ours / "evaluation" / "eval_sampled.jsonl") == lines(theirs / "evaluation" / "eval_sampled.jsonl")
