@@ -10,7 +10,7 @@ set -uo pipefail
 processes="$1"
 shift
 export RCSD_COORDINATOR="127.0.0.1:${PORT:-$((20000 + RANDOM % 10000))}" RCSD_PROCESSES="$processes"
-export RCSD_HEARTBEAT_SECONDS="${RCSD_HEARTBEAT_SECONDS:-10}" JAX_PLATFORMS=cpu
+export RCSD_HEARTBEAT_SECONDS="${RCSD_HEARTBEAT_SECONDS:-30}" JAX_PLATFORMS=cpu
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES:-2}"
 
 children=()

@@ -6,6 +6,7 @@ import difflib
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,9 @@ def start(main: Callable[[], Any]) -> None:
             sys.exit(ended.code)
         except BaseException as error:
             hosts.leave(error)
+            if ending.lost_host(error):
+                traceback.print_exc()
+                os._exit(ending.ABORTED)  # jax would wait for the lost one
             if not isinstance(error, (ValueError, OSError)) or logging.get_verbosity() > logging.INFO:
                 raise
             sys.exit(f"error: {error}")

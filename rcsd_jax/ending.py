@@ -24,11 +24,12 @@ from jax.experimental import multihost_utils
 
 from rcsd_jax import hosts
 
-PREEMPTED, HUNG = 85, 134
+PREEMPTED, ABORTED = 85, 134
 # A pulse is late after 10 times the median of the last ones, and no sooner than this; the first ones have all the
 # compiling in them.
 _LATE, _SECONDS, _WARM = 10, 1800.0, 3
 _LOOK_SECONDS = 5.0  # between two looks for the file STOP
+_STDERR = 2  # whatever sys.stderr has become, as in a notebook
 
 _signalled = threading.Event()
 _points = itertools.count(1)  # where all hosts are asked whether to end: equally often on each
@@ -47,7 +48,7 @@ def listen() -> None:
 
     Of several hosts jax itself takes SIGTERM, and tells the others: a handler of ours would take it away from it.
     """
-    faulthandler.enable(sys.__stderr__)  # stacks also where the runtime aborts, as it does when another host is gone
+    faulthandler.enable(_STDERR)  # stacks also where the runtime aborts, as it does when another host is gone
     if not jax.distributed.is_initialized():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _take)
@@ -58,6 +59,12 @@ def _take(number: int, frame: object) -> None:
     _signalled.set()
     signal.signal(number, signal.SIG_DFL)
     print("asked to end: saving after this step; once more ends at once", file=sys.stderr, flush=True)
+
+
+def lost_host(error: BaseException) -> bool:
+    """Whether this is how one host learns that another is gone: a computation of both that cannot go on."""
+    is_of_runtime = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
+    return is_of_runtime and jax.process_count() > 1
 
 
 class Pulse:
@@ -127,5 +134,5 @@ class Pulse:
                 logging.error(
                     "no step has ended for %.0f s, the stacks follow; the same command goes on", self.patience
                 )
-                faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
-                os._exit(HUNG)
+                faulthandler.dump_traceback(_STDERR, all_threads=True)
+                os._exit(ABORTED)

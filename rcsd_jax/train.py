@@ -151,6 +151,7 @@ def _loop(
         is_asked = (step + 1) % e.train.updates_per_rollout == 0 and pulse()
         if (step + 1) % e.train.checkpoint_every == 0 or step + 1 == e.train.steps or is_asked:
             report.flush()
+            hosts.agree(report.newest)  # nothing else would notice hosts whose numbers have parted
             save(step + 1, state)
         if is_asked:
             raise pulse.ended(f"step {step + 1} is saved")
@@ -169,6 +170,7 @@ class Reporter:
         self._config, self._folder, self._writer, self._progress = e.train, folder, writer, progress
         self._clock = time.monotonic()
         self._compiled, self._steps, self._idle = len(compilations.ledger()), 0, 0
+        self.newest: dict[str, str] = {}  # numbers of the last step that was written, for comparison
         self._unread: tuple[int, Callable[[], sources.Numbers], Tree] | None = None
 
     def __call__(self, step: int, look: Callable[[], sources.Numbers], numbers: Tree) -> None:
@@ -194,6 +196,7 @@ class Reporter:
             except OSError as error:
                 logging.warning("the texts of step %d could not be written (%s); the run goes on", step, error)
         row = {name: float(value) for name, value in jax.device_get(numbers).items()}
+        self.newest = {"step": str(step), **{name: repr(value) for name, value in row.items()}}
         before, self._clock = self._clock, time.monotonic()
         row |= host.metrics | {"step_seconds": self._clock - before}  # steps overlap: the times between reports add up
         self._writer.write(step, row)

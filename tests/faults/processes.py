@@ -36,7 +36,7 @@ def started(commands, folder, *, devices=1, **environment):
     flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RCSD_")}
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "faults")))
-    environment = {**inherited, "PYTHONPATH": paths, "XLA_FLAGS": flags, **environment}
+    environment = {**inherited, "PYTHONPATH": paths, "XLA_FLAGS": flags, "RCSD_HEARTBEAT_SECONDS": "60", **environment}
     running = []
     try:
         for number, command in enumerate(commands):
@@ -63,7 +63,6 @@ def pod(processes, arguments, folder, *, port, devices=2):
         devices=devices,
         RCSD_COORDINATOR=f"127.0.0.1:{port}",
         RCSD_PROCESSES=str(processes),
-        RCSD_HEARTBEAT_SECONDS="10",
     )
 
 
