@@ -72,6 +72,18 @@ def compare_meta(stored: Meta, wanted: Meta) -> list[str]:
     ]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, but that it leaves SIGTERM to ``ending.Pulse``.
+
+    Jax counts where the hosts ask whether to end, and orbax would ask with other numbers, and from its threads too: then
+    the hosts can agree on a point that all have passed.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never."""
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run, in ``folder/<step>``; a context manager, so that no save is lost on any way out.
 
@@ -90,7 +102,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=not read_only, create=not read_only
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "record"))
+        self._manager = _Manager(self.folder, options=options, item_names=("state", "record"))
 
     def __enter__(self) -> Checkpoints:
         return self
