@@ -75,7 +75,7 @@ def compare_meta(stored: Meta, wanted: Meta) -> list[str]:
 class _Manager(ocp.CheckpointManager):
     """Orbax's, but that it leaves SIGTERM to ``ending.Pulse``.
 
-    Jax counts where the hosts ask whether to end, and orbax would ask with other numbers, and from its threads too: then
+    Jax counts where the hosts ask whether to end. Orbax would ask with other numbers, and from its threads too, and then
     the hosts can agree on a point that all have passed.
     """
 

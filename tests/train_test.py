@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from tiny_pipeline import experiment
 
-from rcsd_jax import checkpoint, config, ending, evaluate, export, learning, lm, metrics, models, sharding, sources
+from rcsd_jax import checkpoint, config, ending, evaluate, export, lm, metrics, models, sharding, sources
 from rcsd_jax.train import Diverged, train
 from rcsd_jax.workdir import Workdir
 
 SHORT = {"train__steps": 5, "train__checkpoint_every": 2, "evaluation__splits": ()}
 RUNS = {
     "sft": {"objective": "sft", "train__row_length": 128, "train__rows": 8},
-    **{kind: {"teacher__weights__kind": kind} for kind in learning.TEACHERS},
+    **{kind: {"teacher__weights__kind": kind} for kind in ("base", "live", "ema", "snapshot", "trust_region")},
 }
 EPOCH = {"data__limit": 20}  # the third step of eight begins the second one
 OF_THE_CLOCK = {"time", "step_seconds"}
