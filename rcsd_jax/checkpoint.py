@@ -75,8 +75,8 @@ def compare_meta(stored: Meta, wanted: Meta) -> list[str]:
 class _Manager(ocp.CheckpointManager):
     """Orbax's, but that it leaves SIGTERM to ``ending.Pulse``.
 
-    Jax counts where the hosts ask whether to end. Orbax would ask with other numbers, and from its threads too: the hosts
-    could agree on a point that all have passed.
+    Jax counts where the hosts ask whether to end. Orbax would ask with other numbers, from its threads too, so that the
+    hosts could agree on a point that all have passed.
     """
 
     def reached_preemption(self, step: int) -> bool:
