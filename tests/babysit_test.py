@@ -61,7 +61,9 @@ def test_words_reach_the_command_as_they_were_given(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_end_it_lets_the_command_save_tells_it_once_and_runs_it_no_more(tmp_path, number):
-    saves = "trap 'echo told >>told' TERM INT; touch ready; while [ ! -f told ]; do sleep 0.05; done; sleep 0.3; exit 85"
+    saves = (
+        "trap 'echo told >>told' TERM INT; touch ready; while [ ! -f told ]; do sleep 0.05; done; sleep 0.3; exit 85"
+    )
     # A session of its own, and the signal to all of its group: what a terminal does at Ctrl-C.
     process = subprocess.Popen(
         [*BABYSIT, "bash", "-c", saves], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE
@@ -157,10 +159,15 @@ def cloud(tmp_path):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a"]):
         subprocess.run([*git, *words], cwd=clone, check=True)
+    settings = {"NAME": "rcsd", "ZONE": "z", "TYPE": "v6e-8", "BUCKET": "gs://b/rcsd"}
     environment = {
         **os.environ,
-        **{"NAME": "rcsd", "ZONE": "z", "TYPE": "v6e-8", "BUCKET": "gs://b/rcsd", "POLL": "0.1", "WAIT": "0"},
-        **{"CLOUD": str(folder), "TEST_PYTHON": sys.executable, "TRIES": "4"},
+        **settings,
+        "POLL": "0.1",
+        "WAIT": "0",
+        "TRIES": "4",
+        "CLOUD": str(folder),
+        "TEST_PYTHON": sys.executable,
         "PATH": f"{ROOT / 'tests' / 'fake_cloud'}:{os.environ['PATH']}",
     }
 
@@ -192,7 +199,9 @@ def test_a_slice_is_made_set_up_run_on_and_made_again_when_it_was_preempted(clou
     assert lock.read_text() == "jax==0.10.2\n"
     for host in (0, 1):
         installed = (folder / f"host_{host}" / "pip").read_text().splitlines()
-        assert all(line.endswith("requirements.lock") for line in installed), "a later slice has the first one's versions"
+        assert all(line.endswith("requirements.lock") for line in installed), (
+            "a later slice has the first one's versions"
+        )
 
 
 def test_an_error_of_one_host_ends_it_all_whatever_the_others_say(cloud):
