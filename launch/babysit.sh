@@ -55,10 +55,11 @@ while :; do
     echo "babysit: given up, $tries runs in a row were shorter than $steady s: read the log for what ends them" >&2
     exit "$code"
   fi
-  [ -z "$told_to_stop" ] || exit "$code"
-  echo "babysit: the same command again in $pause s" >&2
-  sleep "$pause" &
-  wait $! || true
+  [ -n "$told_to_stop" ] || echo "babysit: the same command again in $pause s" >&2
+  for ((waited = 0; waited < pause; waited++)); do # second by second: a signal is noticed after a sleep, not in it
+    [ -z "$told_to_stop" ] || break
+    sleep 1
+  done
   [ -z "$told_to_stop" ] || exit "$code"
   pause=$((pause * 2 < 300 ? pause * 2 : 300))
 done

@@ -20,7 +20,7 @@ setup() { # LOCK
   local requirements="$run/requirements.lock"
   mkdir -p "$run"
   export PATH="$HOME/.local/bin:$PATH"
-  command -v uv >/dev/null || python3 -m pip install --quiet --user uv
+  command -v uv >/dev/null || PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
   [ -x .venv/bin/python ] || uv venv --quiet --seed --python 3.12 .venv
   export PYTHON=.venv/bin/python
   gcloud storage cp "$1" "$requirements" 2>/dev/null || requirements="requirements-tpu.txt"

@@ -24,6 +24,7 @@ case "$verb" in
   create | setup | run | status | logs | stop | delete | babysit | once) shift ;;
   *) die "tpu_vm.sh ${verb:-without a verb}: use create, setup, run, status, logs, stop, delete or babysit" ;;
 esac
+is_dry || command -v gcloud >/dev/null || die "gcloud is not there: install the Google Cloud CLI, then gcloud auth login"
 need NAME rcsd ZONE us-west4-a TYPE v5litepod-64 BUCKET gs://my-bucket/rcsd
 where=(--zone="$ZONE")
 if [ -n "${PROJECT:-}" ]; then where+=(--project="$PROJECT"); fi
@@ -41,7 +42,7 @@ image() { # what the hosts boot
 }
 
 on() { # HOST COMMAND: over ssh, on one host or on "all"
-  act gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker="$1" --command="$2" \
+  act gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --quiet --worker="$1" --command="$2" \
     ${ssh_flags[@]+"${ssh_flags[@]}"} -- -o ServerAliveInterval=30
 }
 
@@ -63,22 +64,28 @@ create() {
     queued) # FLAGS=--spot: a place in the queue for spot capacity
       act gcloud alpha compute tpus queued-resources create "$NAME" "${where[@]}" --node-id="$NAME" \
         --accelerator-type="$TYPE" --runtime-version="$version" ${flags[@]+"${flags[@]}"}
-      wait_for_queue
+      is_dry || wait_for_queue
       ;;
     *) die "MODE is $MODE: use spot, queued or on-demand" ;;
   esac
 }
 
+queue() { # describe or delete, and flags
+  act gcloud compute tpus queued-resources "$1" "$NAME" "${where[@]}" "${@:2}"
+}
+
+queue_state() { # WAITING_FOR_RESOURCES, ACTIVE, ...; nothing where the queue does not know it
+  queue describe '--format=value(state.state)' 2>/dev/null || true
+}
+
 wait_for_queue() {
-  local question=(gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" '--format=value(state.state)')
-  local found=""
-  if is_dry; then quoted "${question[@]}" && return; fi
-  while [ "$found" != ACTIVE ]; do
-    found="$("${question[@]}")" || return 1
-    echo "in the queue: $found" >&2
+  local found
+  while :; do
+    found="$(queue_state)"
+    echo "in the queue: ${found:-no longer}" >&2
     case "$found" in
-      ACTIVE) ;;
-      FAILED | SUSPEND*) die "the queue gave $NAME up: see why, then bash launch/tpu_vm.sh delete" ;;
+      ACTIVE) return ;;
+      "" | FAILED | SUSPEND*) return 1 ;;
       *) sleep "${POLL:-60}" ;;
     esac
   done
@@ -119,13 +126,13 @@ logs() { on_host "${HOST:-0}" log; }
 stop() { on_host all stop; }
 
 delete() {
-  # A slice that came out of the queue goes with its place there; any other is not known to the queue.
+  # A slice that came out of the queue goes with its place there; the queue does not know any other.
   if is_dry; then
-    echo "# if the queue has it, the first, else the second"
-    act gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet
+    echo "# if the queue knows it, the first, else the second"
+    queue delete --force --quiet
     act gcloud compute tpus tpu-vm delete "$NAME" "${where[@]}" --quiet
-  elif gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" >/dev/null 2>&1; then
-    gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet
+  elif [ -n "$(queue_state)" ]; then
+    queue delete --force --quiet
   else
     gcloud compute tpus tpu-vm delete "$NAME" "${where[@]}" --quiet
   fi
@@ -170,7 +177,10 @@ state() { # READY, PREEMPTED, ...; ABSENT; or UNKNOWN where the question itself 
   if answer="$(gcloud compute tpus tpu-vm describe "$NAME" "${where[@]}" '--format=value(state)' 2>&1)"; then
     echo "${answer##*$'\n'}"
   else
-    case "$answer" in *NOT_FOUND* | *"not found"*) echo ABSENT ;; *) echo UNKNOWN ;; esac
+    case "$answer" in
+      *NOT_FOUND* | *"not found"*) echo ABSENT ;;
+      *) echo "$answer" >&2 && echo UNKNOWN ;;
+    esac
   fi
 }
 
@@ -181,7 +191,13 @@ make_ready() {
     echo "babysit: $NAME is $found" >&2
     case "$found" in
       READY) return ;;
-      ABSENT) create && return ;;
+      ABSENT)
+        case "$(queue_state)" in
+          "") create && return ;;
+          FAILED | SUSPEND* | ACTIVE) delete && create && return ;;
+          *) wait_for_queue && return ;;
+        esac
+        ;;
       PREEMPTED | TERMINATED | STOPPED) delete && create && return ;; # none of these can be started again
       *) sleep "${POLL:-60}" && continue ;;
     esac

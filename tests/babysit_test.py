@@ -1,5 +1,6 @@
 """Runs that are taken away: what is run again, what is not, and a slice that is made again. All processes are real."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -59,29 +60,34 @@ def test_words_reach_the_command_as_they_were_given(tmp_path):
     assert done.stdout.splitlines() == [f"<{word}>" for word in words]
 
 
+@contextlib.contextmanager
+def started(script, folder, **settings):
+    """A process of babysit in a session of its own, as in a terminal; what is left of it is killed."""
+    options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True, "env": {**os.environ, **settings}}
+    with subprocess.Popen([*BABYSIT, "bash", "-c", script], cwd=folder, **options) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_end_it_lets_the_command_save_tells_it_once_and_runs_it_no_more(tmp_path, number):
-    saves = (
-        "trap 'echo told >>told' TERM INT; touch ready; while [ ! -f told ]; do sleep 0.05; done; sleep 0.3; exit 85"
-    )
-    # A session of its own, and the signal to all of its group: what a terminal does at Ctrl-C.
-    process = subprocess.Popen(
-        [*BABYSIT, "bash", "-c", saves], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE
-    )
-    wait_for(tmp_path / "ready")
-    os.killpg(process.pid, number)
-    assert process.wait(timeout=30) == 85
+    saves = "trap 'echo told >>told' TERM INT; touch ready; until [ -f told ]; do sleep 0.05; done; sleep 0.3; exit 85"
+    with started(saves, tmp_path) as process:
+        wait_for(tmp_path / "ready")
+        os.killpg(process.pid, number)  # to all of its group: what a terminal does at Ctrl-C
+        assert process.wait(timeout=30) == 85
     assert (tmp_path / "told").read_text() == "told\n"
 
 
 def test_told_to_end_between_two_runs_it_does_not_wait_for_the_next(tmp_path):
-    process = subprocess.Popen(
-        [*BABYSIT, "bash", "-c", "exit 85"], env={**os.environ, "WAIT": "1000"}, stderr=subprocess.PIPE, text=True
-    )
-    assert "exit code 85" in process.stderr.readline()
-    assert "again in 1000 s" in process.stderr.readline()
-    process.terminate()
-    assert process.wait(timeout=30) == 85
+    with started("exit 85", tmp_path, WAIT="1000") as process:
+        assert "exit code 85" in process.stderr.readline()
+        assert "again in 1000 s" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(timeout=30) == 85
 
 
 # on_host.sh: a command that outlives the connection that started it
@@ -171,10 +177,12 @@ def cloud(tmp_path):
         "PATH": f"{ROOT / 'tests' / 'fake_cloud'}:{os.environ['PATH']}",
     }
 
-    def babysit(script):
+    def babysit(script, **settings):
         (folder / "run.sh").write_text(f"echo >>$CLOUD/runs_$HOST; n=$(wc -l <$CLOUD/runs_$HOST)\n{script}\n")
         command = ["bash", "launch/tpu_vm.sh", "babysit", "bash", str(folder / "run.sh")]
-        return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            command, cwd=clone, env={**environment, **settings}, capture_output=True, text=True, timeout=120
+        )
 
     yield folder, babysit
     subprocess.run(["gcloud", "tpu-vm delete"], env=environment, capture_output=True)
@@ -204,6 +212,16 @@ def test_a_slice_is_made_set_up_run_on_and_made_again_when_it_was_preempted(clou
         )
 
 
+def test_a_slice_out_of_the_queue_that_was_preempted_goes_back_into_the_queue(cloud):
+    folder, babysit = cloud
+    done = babysit("[ $n -gt 1 ] || echo PREEMPTED >$CLOUD/state; sleep 0.5; exit 0", MODE="queued", FLAGS="--spot")
+    assert done.returncode == 0, done.stderr
+    calls = (folder / "calls").read_text()
+    assert calls.count("queued-resources create rcsd --zone=z --node-id=rcsd") == 2
+    assert calls.count("queued-resources delete rcsd --zone=z --force") == 1
+    assert "in the queue: WAITING_FOR_RESOURCES\nin the queue: ACTIVE" in done.stderr
+
+
 def test_an_error_of_one_host_ends_it_all_whatever_the_others_say(cloud):
     folder, babysit = cloud
     done = babysit("[ $HOST = 1 ] && exit 1; sleep 0.3; exit 134")
@@ -220,8 +238,10 @@ def test_a_run_that_goes_on_is_found_and_followed(cloud):
         home = {**os.environ, "HOME": str(folder / f"host_{host}")}
         start = ["bash", str(folder / f"host_{host}" / "rcsd_jax" / "launch" / "on_host.sh"), "start"]
         subprocess.run([*start, "bash", "-c", f"sleep 1; rm -f {folder}/go; exit 0"], env=home, check=True)
+    (folder / "offline").touch()  # that we know nothing of a slice is no reason to make it again
     assert babysit("exit 4").returncode == 0
     assert not (folder / "go").exists()
+    assert (folder / "calls").read_text().count("tpu-vm create") == 1
     assert len((folder / "runs_0").read_text()) == 1, "nothing was started again"
 
 
