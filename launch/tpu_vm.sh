@@ -24,7 +24,7 @@ case "$verb" in
   create | setup | run | status | logs | stop | delete | babysit | once) shift ;;
   *) die "tpu_vm.sh ${verb:-without a verb}: use create, setup, run, status, logs, stop, delete or babysit" ;;
 esac
-is_dry || command -v gcloud >/dev/null || die "gcloud is not there: install the Google Cloud CLI, then gcloud auth login"
+is_dry || command -v gcloud >/dev/null || die "gcloud is missing: install the Google Cloud CLI, then gcloud auth login"
 need NAME rcsd ZONE us-west4-a TYPE v5litepod-64 BUCKET gs://my-bucket/rcsd
 where=(--zone="$ZONE")
 if [ -n "${PROJECT:-}" ]; then where+=(--project="$PROJECT"); fi
