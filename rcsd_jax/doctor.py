@@ -47,7 +47,8 @@ def _main() -> None:
     raw, workdir = flags.FLAGS["config"].value, flags.FLAGS["workdir"].value
     # The parts of a pipeline share one experiment.
     experiment = None if raw is None else config.read(raw.common if "common" in raw else raw)
-    sys.exit(0 if examine(checks.Asked(experiment, workdir, _JUDGE.value), functools.partial(print, flush=True)) else 1)
+    if not examine(checks.Asked(experiment, workdir, _JUDGE.value), functools.partial(print, flush=True)):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
