@@ -16,7 +16,7 @@ FLOORS = [
         *("checkpoint", "metrics", "report", "config", "workdir", "models", "questions", "encoding", "examples"),
         *("rewards", "rollout", "collector", "measure", "sources"),
     ),
-    ("command", "evaluate", "write_rubrics", "compare", "train", "export", "pipeline"),
+    ("command", "evaluate", "write_rubrics", "compare", "train", "export", "pipeline", "checks", "doctor"),
 ]
 PLACE = {room: (floor, at) for floor, rooms in enumerate(FLOORS) for at, room in enumerate(rooms)}
 FILES = sorted(ROOT.rglob("*.py"))
