@@ -90,7 +90,7 @@ class Collector:
                 model.transformer, weights, micro_batches=experiment.train.micro_batches, mesh=mesh
             )
         if experiment.is_rewarded:
-            self._reward = rewards.of(experiment)
+            self._reward = rewards.Reward(experiment, model, mesh)
             logp_step = functools.partial(
                 learning.make_logp_step,
                 model.transformer,
@@ -122,9 +122,10 @@ class Collector:
         reads = (self._old_logp is not None) + (self._base_logp is not None)
         numbers["teacher_tokens"] += reads * float(sum(map(len, prompts)))
         if self._reward is not None:
-            reward_GN = self._reward(problems, texts())
+            variables = learning.teacher_variables(self._experiment.older_weights, state)
+            reward_GN, of_judge = self._reward(problems, texts(), variables)
             batch, of_reward = self._rewarded(state, batch, reward_GN)
-            numbers |= of_reward
+            numbers |= of_judge | of_reward
         if self._score is None:
             return Collected(batch, problems, texts, numbers, reads)
         if self._experiment.teacher.solutions == "sibling":
@@ -251,6 +252,8 @@ class Collector:
         missing = self.encoder.missing(known, e.teacher.context, rubric) if is_taught else None
         if missing is not None:
             return f"no {missing}"
+        if e.is_rewarded and not rewards.can_judge(e.reward, problem):
+            return "no rubric"
         if len(self.encoder.student(problem)) > e.prompts.student_lengths[-1]:
             return "student prompt too long"
         if is_taught and self._teacher_length(known, rubric) > e.prompts.teacher_lengths[-1]:

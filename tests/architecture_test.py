@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[1] / "rcsd_jax"
 FLOORS = [
     ("types", "masked", "randomness", "sharding", "compilations", "files", "journal"),
     ("lm", "rubrics", "data"),
-    ("learning", "evaluation"),
+    ("learning", "evaluation", "judges"),
     (
         *("checkpoint", "metrics", "report", "config", "workdir", "models", "questions", "encoding", "examples"),
-        *("rewards", "rollout", "collector", "measure", "sources"),
+        *("rollout", "measure", "rewards", "collector", "sources"),
     ),
     ("command", "evaluate", "write_rubrics", "compare", "train", "export", "pipeline", "checks", "doctor"),
 ]

@@ -133,8 +133,8 @@ class RubricCache:
             return record["key"], record["question"], entry
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{self._journal.name}:{self._lines + 1}: no record of a rubric cache ({type(error).__name__}: {error}); "
-                "remove the line to have its rubric generated again, or choose another path"
+                f"{self._journal.name}:{self._lines + 1}: no record of a rubric cache ({type(error).__name__}: "
+                f"{error}); remove the line to have its rubric generated again, or choose another path"
             ) from error
 
 
