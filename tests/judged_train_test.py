@@ -67,7 +67,7 @@ def test_a_tiny_model_learns_a_step_from_a_judge_over_http(one_device, tmp_path,
         earned = [[c.read(r) if r else 0.0 for c, r in zip(cases, replies, strict=True) if isinstance(r, str)]]
         wanted, counts = learning.advantages(np.array(earned))
         np.testing.assert_allclose(advantage_B[rows][known], wanted[0], rtol=1e-5)
-        np.testing.assert_array_equal(weight_BC[rows][known].any(axis=1), counts[0])
+        assert weight_BC[rows][known][counts[0]].any(axis=1).all()
         compared += counts.sum()
     assert first["unjudged"] == pytest.approx(share_failed) and share_failed > 0 and compared > 0
 
@@ -135,4 +135,4 @@ def test_a_model_that_gives_no_verdicts_stops_the_run_and_so_do_prompts_that_do_
 
 
 def test_a_model_judges_with_the_weights_that_training_began_with():
-    assert SELF.older_weights.weights == "base" and not SELF.has_kl_penalty
+    assert SELF.older_weights.kind == "base" and not SELF.has_kl_penalty
