@@ -22,7 +22,7 @@ from rcsd_jax.encoding import Encoder
 from rcsd_jax.models import LanguageModel
 from rcsd_jax.randomness import key_for
 from rcsd_jax.rollout import Generator, place_prompts
-from rcsd_jax.types import FINISHED, Array, Problem, PromptBatch, Rubric, ScoredBatch, TrainState
+from rcsd_jax.types import FINISHED, Array, Problem, PromptBatch, Rubric, ScoredBatch, TrainState, Tree
 
 
 class Fitting(NamedTuple):
@@ -122,8 +122,7 @@ class Collector:
         reads = (self._old_logp is not None) + (self._base_logp is not None)
         numbers["teacher_tokens"] += reads * float(sum(map(len, prompts)))
         if self._reward is not None:
-            variables = learning.teacher_variables(self._experiment.older_weights, state)
-            reward_GN, of_judge = self._reward(problems, texts(), variables)
+            reward_GN, of_judge = self._reward(problems, texts(), self._variables_of_judge(state))
             batch, of_reward = self._rewarded(state, batch, reward_GN)
             numbers |= of_judge | of_reward
         if self._score is None:
@@ -183,6 +182,10 @@ class Collector:
             base_logp_BC=self._base_logp(state, rollout) if self._base_logp else None,
         )
         return batch, numbers
+
+    def _variables_of_judge(self, state: TrainState) -> Tree:
+        e = self._experiment
+        return learning.teacher_variables(e.older_weights, state) if e.judges_itself else state.variables
 
     def _placed(self, teacher_prompts: Sequence[Sequence[int]]) -> PromptBatch:
         lengths, pad_id = self._experiment.prompts.teacher_lengths, self.encoder.tokenizer.pad_id

@@ -1,5 +1,7 @@
 """Judges in the loop: a tiny model learns from a judge over HTTP, and a model judges through our own sampler."""
 
+import dataclasses
+import functools
 import json
 
 import jax
@@ -16,7 +18,7 @@ from train_test import numbers
 
 from rcsd_jax import collector, evaluation, learning, lm, rewards, sharding
 from rcsd_jax.judges import Case, Scale
-from rcsd_jax.models import LanguageModel
+from rcsd_jax.models import LanguageModel, initial_state
 from rcsd_jax.train import train
 from rcsd_jax.types import Criterion, Problem, Rubric
 
@@ -78,7 +80,7 @@ VERDICT = '{"score": 7}'
 RUBRIC = Rubric((Criterion("Formula", "uses F = m a", 9), Criterion("Pitfall", "divides by m", -1)))
 PROBLEM = Problem("q", "Which force?", "12 N", rubric=RUBRIC)
 SELF = experiment(
-    **{**GRPO, "policy__kl_coefficient": 0.0, "prompts__wording": "standard", "prompts__judge_lengths": (384, 448)},
+    **{**GRPO, "policy__kl_coefficient": 0.0, "prompts__judge_lengths": (384, 448)},
     reward__kind="rubric",
     reward__scale="implicit",
     reward__judge="self",
@@ -86,6 +88,7 @@ SELF = experiment(
 )
 
 
+@functools.cache
 def parrot(verdict):
     """A model made by hand, whose next token depends on its last one only: whatever one asks, it says the verdict."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
@@ -134,5 +137,13 @@ def test_a_model_that_gives_no_verdicts_stops_the_run_and_so_do_prompts_that_do_
         judged(parrot(VERDICT), ["12 N", "3 N"], short)
 
 
-def test_a_model_judges_with_the_weights_that_training_began_with():
-    assert SELF.older_weights.kind == "base" and not SELF.has_kl_penalty
+def test_the_judge_has_the_weights_that_training_began_with(one_device):
+    """Also where the student's have become useless: it writes nothing of sense, and is told so with a sound verdict."""
+    mesh, model = sharding.make_mesh(SELF.mesh), parrot(VERDICT)
+    with jax.set_mesh(mesh):
+        collect = collector.Collector(SELF, model, [PROBLEM] * SELF.train.questions, {}, mesh)
+        state = initial_state(SELF, model, mesh)
+        state = dataclasses.replace(state, variables=jax.tree.map(jnp.zeros_like, state.variables))
+        found = collect(state, 0)
+    assert "score" not in found.texts()[0][0]
+    assert found.numbers["reward"] == pytest.approx(6 / 9) and found.numbers["unjudged"] == 0

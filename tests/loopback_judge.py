@@ -51,7 +51,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             n = server.of_prompt[prompt]
             server.of_prompt[prompt] += 1
             server.requests.append(body)
-            server.headers.append(dict(self.headers))
+            server.headers.append({name.lower(): value for name, value in self.headers.items()})
             server.open += 1
             server.most_open = max(server.most_open, server.open)
         try:

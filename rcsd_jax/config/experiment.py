@@ -228,14 +228,18 @@ class Experiment:
         """Which weights are kept beside the student's: the teacher's, or the base for a KL penalty or as a judge."""
         if self.objective in learning.TAUGHT:
             return self.teacher.weights
-        judges_itself = self.is_rewarded and self.reward.kind == "rubric" and self.reward.judge == "self"
-        return learning.TeacherConfig("base" if self.has_kl_penalty or judges_itself else "live")
+        return learning.TeacherConfig("base" if self.has_kl_penalty or self.judges_itself else "live")
 
     @property
     def is_rewarded(self) -> bool:
         """Whether completions earn something: for the objective, or to find out which of them succeeded."""
         needs_siblings = self.objective in learning.TAUGHT and self.teacher.solutions == "sibling"
         return self.objective in learning.REWARDED or needs_siblings
+
+    @property
+    def judges_itself(self) -> bool:
+        """Whether the model's older weights judge what it writes."""
+        return self.is_rewarded and self.reward.kind == "rubric" and self.reward.judge == "self"
 
     @property
     def has_kl_penalty(self) -> bool:
