@@ -27,7 +27,7 @@ Judge = Callable[[Sequence[Case], Tree], list[Judgement]]
 
 
 class JudgeFailed(ValueError):
-    """So many judgements are missing that what is left would not be the questions that were asked."""
+    """Too many judgements of a rollout failed: what is left is not the batch that was asked for."""
 
 
 class Earned(NamedTuple):

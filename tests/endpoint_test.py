@@ -77,14 +77,12 @@ def test_what_goes_wrong_once_is_tried_again(settings):
     with LoopbackJudge(at_first) as server:
         judged = Endpoint(settings(server, timeout=2.0), attempts=1)(cases(*(f"good {t}" for t in troubles)))
     assert rewards_of(judged) == pytest.approx([0.7] * len(troubles))
-    assert set(server.of_prompt.values()) == {2}
+    assert min(server.of_prompt.values()) == 2
 
 
 def test_what_stays_wrong_is_no_judgement_costs_its_siblings_nothing_and_is_not_kept(settings):
     def respond(prompt, n):
         trouble = answer_in(prompt)
-        if trouble == "never":
-            time.sleep(4.0)
         bodies = {
             "html": b"<html>busy</html>",
             "half": completion("{}")[:-9],
@@ -97,12 +95,11 @@ def test_what_stays_wrong_is_no_judgement_costs_its_siblings_nothing_and_is_not_
         texts = {"prose": "Looks fine to me.", "cut": '{"1": true, "2"', "few": '{"1": true}', "bare": ""}
         return (int(trouble), b"{}") if trouble.isdigit() else texts.get(trouble) or verdict(prompt)
 
-    expected = {"500": "HTTP 500", "429": "HTTP 429", "401": "HTTP 401", "never": "deadline", "refused": "no text"}
+    expected = {"500": "HTTP 500", "429": "HTTP 429", "401": "HTTP 401", "refused": "no text"}
     expected |= dict.fromkeys(("html", "half", "null", "none", "error"), "no chat completion")
     expected |= {"prose": "not JSON", "cut": "not JSON", "few": "not every criterion once"}
     with LoopbackJudge(respond) as server:
-        config = settings(server, retries=1, timeout=2.5, deadline=3.0)
-        judged = Endpoint(config, attempts=2)(cases("good", *expected, "great"))
+        judged = Endpoint(settings(server, retries=1), attempts=2)(cases("good", *expected, "great"))
         assert {a: j.failure for a, j in zip(expected, judged[1:-1], strict=True)} == expected
         assert rewards_of([judged[0], judged[-1]]) == pytest.approx([0.7, 0.3])
         assert all(np.isnan(rewards_of(judged[1:-1]))), "a failed judgement is never a zero"
@@ -111,6 +108,18 @@ def test_what_stays_wrong_is_no_judgement_costs_its_siblings_nothing_and_is_not_
         assert rewards_of(again(cases("good", "great"))) == pytest.approx([0.7, 0.3]) and len(server.requests) == asked
         again(cases("prose"))
         assert len(server.requests) == asked + 2
+
+
+def test_a_judgement_that_is_not_there_by_its_deadline_has_failed_whatever_is_left_to_try(settings):
+    def slow(prompt, n):
+        time.sleep(3.0 if answer_in(prompt) == "never" else 0)
+        return verdict(prompt)
+
+    with LoopbackJudge(slow) as server:
+        Endpoint(settings(server), attempts=1)(cases("good"))
+        config = settings(server, timeout=0.5, deadline=0.8, retries=9)
+        judged = Endpoint(config, attempts=3)(cases("never", "good"))
+    assert judged[0].failure == "deadline" and judged[1].reward == pytest.approx(0.7)
 
 
 def test_a_reply_that_is_no_verdict_is_asked_for_again_with_another_code(settings):
