@@ -7,7 +7,7 @@ reward(problems, texts, variables)  ->  Earned: float64 [G, N], NaN where nobody
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,7 +53,7 @@ class Reward:
         """The rewards of the samples of each problem; ``variables`` are the weights of a model that judges itself.
 
         With them a judge is shown answers that deserve nothing, in the place of the first question's: the share of
-        those that succeed is the number ``master_keys_passed``.
+        those that succeed is the number ``master_keys_passed``. ``judgements`` is how many it was asked for in all.
 
         Raises:
           JudgeFailed: more than ``reward.max_failed`` of the judgements failed.
@@ -70,12 +70,17 @@ class Reward:
         judged = [found.get(case, Judgement(0.0)) for case in cases]
         self._look_for_failures(judged)
         reward_GN = np.array([judgement.reward for judgement in judged]).reshape(len(problems), -1)
+        return Earned(
+            reward_GN, {"judgements": float(len(asked)), **self._look_for_passes(found, keys)} if keys else {}
+        )
+
+    def _look_for_passes(self, found: Mapping[Case, Judgement], keys: Sequence[Case]) -> dict[str, float]:
         of_keys = np.array([found[key].reward for key in keys])
         passed = of_keys[np.isfinite(of_keys)] > self._settings.threshold
         if passed.any():
             told = "%d of %d answers without content have passed the judge"
             logging.log_first_n(logging.WARNING, told, 3, passed.sum(), passed.size)
-        return Earned(reward_GN, {"master_keys_passed": float(passed.mean())} if passed.size else {})
+        return {"master_keys_passed": float(passed.mean())} if passed.size else {}
 
     def _look_for_failures(self, judged: Sequence[Judgement]) -> None:
         reasons = collections.Counter(judgement.failure for judgement in judged if judgement.failure)

@@ -204,7 +204,7 @@ def test_an_answer_without_a_judgement_is_nan_and_equal_answers_are_judged_once(
             [PROBLEM] * 2, [["good", "bad", "good", "fail"], ["good", "<think>", "", "great"]], None
         )
     np.testing.assert_allclose(reward_GN, [[0.7, -0.5, 0.7, np.nan], [0.7, 0, 0, 0.3]])
-    assert numbers == {"master_keys_passed": 0.0}
+    assert numbers == {"judgements": 4 + 11, "master_keys_passed": 0}
     assert sum("\ngood\n" in prompt for prompt in server.of_prompt) == 1
     assert max(server.of_prompt.values()) == 1
 

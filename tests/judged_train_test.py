@@ -126,7 +126,7 @@ def judged(model, texts, e=SELF):
 def test_a_model_judges_itself_through_our_sampler_and_is_tried_with_master_keys():
     reward_GN, found = judged(parrot(VERDICT), ["12 N", "F = 3 N", "", "<think>hm"])
     np.testing.assert_allclose(reward_GN, [[6 / 9, 6 / 9, 0, 0]])
-    assert found == {"master_keys_passed": 1.0}, "a parrot is no judge, and its number says so"
+    assert found == {"judgements": 2 + 11, "master_keys_passed": 1}, "a parrot is no judge, and its number says so"
 
 
 def test_a_model_that_gives_no_verdicts_stops_the_run_and_so_do_prompts_that_do_not_fit():

@@ -152,4 +152,4 @@ def test_the_program_rewards_what_a_rationale_meets_of_its_rubric(science):
     reward_GN, numbers = rewards.Reward(experiment, None, None)([problem], texts, None)
     assert reward_GN[0, 0] == pytest.approx(1) and 0 < reward_GN[0, 1] < 1
     np.testing.assert_array_equal(reward_GN[0, 2:], 0)  # neither nothing nor a thought that never ends is an answer
-    assert numbers == {"master_keys_passed": 0}
+    assert numbers == {"judgements": 2 + 11, "master_keys_passed": 0}
