@@ -22,7 +22,7 @@ from rcsd_jax.encoding import Encoder
 from rcsd_jax.models import LanguageModel
 from rcsd_jax.randomness import key_for
 from rcsd_jax.rollout import Generator, place_prompts
-from rcsd_jax.types import FINISHED, Array, Problem, PromptBatch, Rollout, Rubric, ScoredBatch, TrainState
+from rcsd_jax.types import FINISHED, Array, Problem, PromptBatch, Rollout, Rubric, ScoredBatch, TrainState, Tree
 
 
 class Fitting(NamedTuple):
@@ -91,7 +91,7 @@ class Collector:
                 model.transformer, weights, micro_batches=experiment.train.micro_batches, mesh=mesh
             )
         if experiment.is_rewarded:
-            self._reward = rewards.of(experiment)
+            self._reward = rewards.Reward(experiment, model, mesh)
             logp_step = functools.partial(
                 learning.make_logp_step,
                 model.transformer,
@@ -124,9 +124,9 @@ class Collector:
         reads = (self._old_logp is not None) + (self._base_logp is not None)
         numbers["teacher_tokens"] += reads * float(sum(map(len, prompts)))
         if self._reward is not None:
-            reward_GN = self._reward(problems, texts())
+            reward_GN, of_judge = self._reward(problems, texts(), self._variables_of_judge(state))
             batch, of_reward = self._rewarded(state, batch, reward_GN)
-            numbers |= of_reward
+            numbers |= of_judge | of_reward
         if self._score is None:
             return Collected(batch, seen, problems, texts, numbers, reads)
         if self._experiment.teacher.solutions == "sibling":
@@ -184,6 +184,10 @@ class Collector:
             base_logp_BC=self._base_logp(state, rollout) if self._base_logp else None,
         )
         return batch, numbers
+
+    def _variables_of_judge(self, state: TrainState) -> Tree:
+        e = self._experiment
+        return learning.teacher_variables(e.older_weights, state) if e.judges_itself else state.variables
 
     def _placed(self, teacher_prompts: Sequence[Sequence[int]]) -> PromptBatch:
         lengths, pad_id = self._experiment.prompts.teacher_lengths, self.encoder.tokenizer.pad_id
@@ -254,6 +258,8 @@ class Collector:
         missing = self.encoder.missing(known, e.teacher.context, rubric) if is_taught else None
         if missing is not None:
             return f"no {missing}"
+        if e.is_rewarded and not rewards.can_judge(e.reward, problem):
+            return "no rubric"
         if len(self.encoder.student(problem)) > e.prompts.student_lengths[-1]:
             return "student prompt too long"
         if is_taught and self._teacher_length(known, rubric) > e.prompts.teacher_lengths[-1]:

@@ -78,6 +78,10 @@ class Encoder:
             same += 1
         return first[len(first) - same :]
 
+    def judge(self, messages: list[Message]) -> list[int]:
+        """What a judge is asked; see ``judges.Case``."""
+        return self._encode(messages, "judge")
+
     def target(self, text: str) -> list[int]:
         """A completion to learn: its ids and the end of turn."""
         return [*self.tokenizer.encode(text), self.tokenizer.eos_ids[0]]

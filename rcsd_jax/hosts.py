@@ -18,21 +18,23 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from absl import flags
 
 PATIENCE = 600.0  # seconds that hosts wait for each other: one may have a slow disk, or graders that take their time
+_LONG = 6 * PATIENCE  # where some may have to ask others: judges that answer late and have to be asked again
 # Where one of these is above 1, a launcher has started several processes that jax finds by itself.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _TPU = ("/dev/accel0", "/dev/vfio/0")
 # Else orbax's hosts meet in a collective of their devices, which waits for ever.
 _ORBAX_BARRIER = "experimental_orbax_use_distributed_barrier"
 
+T = TypeVar("T")
 _rounds = itertools.count()
 
 
@@ -110,11 +112,11 @@ def from_first(function: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     return _told({"value": value}, seconds)[0]["value"]
 
 
-def divided(function: Callable[[int], Any], count: int) -> list[Any]:
-    """``[function(0), ..., function(count - 1)]``, each computed on one host and known to all. JSON values."""
-    mine = [function(k) for k in range(jax.process_index(), count, jax.process_count())]
-    found = exchange(mine)
-    return [found[k % len(found)][k // len(found)] for k in range(count)]
+def divided(function: Callable[[Sequence[T]], Sequence[Any]], items: Sequence[T]) -> list[Any]:
+    """``function(items)``, which gives a JSON value for every item: each host asks for its share, all get the whole."""
+    hosts = jax.process_count()
+    found = exchange(list(function(items[jax.process_index() :: hosts])), _LONG)
+    return [found[at % hosts][at // hosts] for at in range(len(items))]
 
 
 def agree(facts: Mapping[str, Any]) -> None:

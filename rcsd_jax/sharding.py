@@ -151,6 +151,12 @@ def _replicate(mesh: Mesh) -> Callable[[Tree], Tree]:
     return jax.jit(lambda batch: batch, out_shardings=replicated(mesh))
 
 
+def platform() -> str:
+    """What is traced for: "cpu", "gpu" or "tpu". Under a mesh its devices decide, which need not be in this machine."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() if mesh.empty or mesh.abstract_device is None else mesh.abstract_device.platform
+
+
 def constrain(x: Array, *axes: str | None) -> Array:
     """Fixes the layout of an intermediate value; does nothing outside ``jax.set_mesh``."""
     if jax.sharding.get_abstract_mesh().empty:

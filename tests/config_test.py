@@ -113,6 +113,10 @@ def test_everything_that_is_wrong_is_told_at_once():
         ("train.max_skipped", 0, "give at least 1"),
         ("train.trajectories_every", 0, "give at least 1"),
         ("divergence.kind", "kl", "kl_teacher_student"),
+        ("reward.judge", "endpint", "did you mean 'endpoint'?"),
+        ("reward.scale", "likert", "not one of explicit, implicit"),
+        ("reward.max_failed", 1.5, "give at least 0, at most 1"),
+        ("reward.endpoint.concurrency", 0, "config.reward.endpoint: concurrency is 0: give at least 1"),
         ("optimizer.schedule", "cosin", "schedule"),
     ],
 )
@@ -153,6 +157,14 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_named(path, value, says):
             "without a judge",
         ),
         (
+            {"objective": "grpo", "train.samples": 4, "reward.kind": "rubric", "reward.scale": "implicit"},
+            "only with config.reward.scale 'explicit'",
+        ),
+        (
+            {"objective": "grpo", "train.samples": 4, "reward.kind": "rubric", "reward.judge": "endpoint"},
+            "name it in config.reward.endpoint.url",
+        ),
+        (
             {"objective": "distill_grpo", "train.samples": 2, "policy.aggregation": "grpo"},
             "share one mean over tokens",
         ),
@@ -184,6 +196,27 @@ def test_every_config_file_reads_without_an_error(name):
     values.data.path = values.data.path or "problems.jsonl"  # left to the user
     values.rubrics.path = values.rubrics.path or "rubrics.jsonl"
     assert config.read(values).name == name
+
+
+@pytest.mark.parametrize("judge", ["endpoint", "self", "science"])
+def test_rubric_rewards_come_with_each_judge(judge):
+    values = importlib.import_module("configs.grpo_rubrics").get_config(judge)
+    values.data.path = "" if judge == "science" else "problems.jsonl"
+    experiment = config.read(values)
+    assert experiment.reward.judge == {"science": "program"}.get(judge, judge)
+    assert experiment.older_weights.kind == ("base" if judge == "self" else "live")
+
+
+def test_where_a_judge_is_asked_may_change_while_a_run_is_under_way_and_which_one_it_is_may_not():
+    def hash_of(**endpoint):
+        return config.content_hash(config.read({"reward": {"endpoint": endpoint}}))
+
+    free = {"url": "http://other:1/v1", "concurrency": 1, "retries": 0, "timeout": 1, "deadline": 2, "cache": "x"}
+    assert hash_of(**free) == hash_of()
+    assert len({hash_of(), hash_of(model="m"), hash_of(temperature=1.0), hash_of(max_tokens=5)}) == 4
+    before = {"reward": {"endpoint": {"url": "u", "model": "m"}}}
+    assert config.without_free(before) == {"reward": {"endpoint": {"model": "m"}}}
+    assert before["reward"]["endpoint"]["url"] == "u", "the values that were given stay whole"
 
 
 @pytest.mark.parametrize("name", ["rcsd", "rubric_generator"])

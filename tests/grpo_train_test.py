@@ -27,11 +27,12 @@ GRPO = {
 
 @pytest.fixture
 def digits(monkeypatch):
-    def reward(problems, texts):
-        del problems
-        return np.array([[sum(map(str.isdigit, text)) / max(1, len(text)) for text in samples] for samples in texts])
+    def reward(problems, texts, variables):
+        del problems, variables
+        shares = np.array([[sum(map(str.isdigit, text)) / max(1, len(text)) for text in samples] for samples in texts])
+        return rewards.Earned(shares, {})
 
-    monkeypatch.setattr(rewards, "of", lambda experiment: reward)
+    monkeypatch.setattr(rewards, "Reward", lambda experiment, model, mesh: reward)
 
 
 def test_what_earned_more_becomes_likelier_and_a_killed_run_continues_bit_for_bit(

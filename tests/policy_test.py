@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import references_naive as naive
 
-from rcsd_jax import collector, rewards
+from rcsd_jax import collector
+from rcsd_jax.judges import explicit
 from rcsd_jax.learning import PolicyConfig, advantages, best
 from rcsd_jax.learning.chunked_head import logp_of_tokens
 from rcsd_jax.learning.policy import PolicyRows, aggregated, policy_sum
@@ -221,9 +222,9 @@ RUBRIC = Rubric(
     ],
 )
 def test_the_explicit_reward_is_the_share_of_the_weight_that_is_met(met, integers, categories):
-    assert rewards.explicit(RUBRIC, met) == pytest.approx(integers)
-    assert rewards.explicit(RUBRIC, met, "categories") == pytest.approx(categories)
+    assert explicit(RUBRIC, met) == pytest.approx(integers)
+    assert explicit(RUBRIC, met, "categories") == pytest.approx(categories)
 
 
 def test_a_rubric_without_a_positive_weight_gives_no_reward_at_all():
-    assert np.isnan(rewards.explicit(Rubric(RUBRIC.criteria[3:]), (True,)))
+    assert np.isnan(explicit(Rubric(RUBRIC.criteria[3:]), (True,)))

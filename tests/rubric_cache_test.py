@@ -84,7 +84,7 @@ def test_the_first_of_two_entries_of_one_key_wins(tmp_path):
     one.append(key(), entry(1))
     two.append(key(), entry(2))
     assert two.get(key()) == entry(1)
-    path.write_bytes(path.read_bytes() + cache_module._to_line(key(), entry(3)).encode())
+    path.write_bytes(path.read_bytes() + cache_module._to_line(key(), entry(3)) + b"\n")
     assert RubricCache(path).get(key()) == entry(1)
     two.extend([(key(5), entry(5)), (key(5), entry(6))])
     assert RubricCache(path).get(key(5)) == two.get(key(5)) == entry(5)
@@ -173,7 +173,7 @@ def test_a_file_that_shrank_while_open_is_noticed_instead_of_padded(tmp_path):
 def test_a_bucket_is_rewritten_whole_with_the_same_result(tmp_path):
     local = filled(tmp_path / "local.jsonl")
     bucket = RubricCache(epath.Path(tmp_path / "bucket.jsonl"))
-    bucket._is_local = False  # what "://" in the path says
+    bucket._journal._is_local = False  # what "://" in the path says
     for i in range(3):
         bucket.append(key(i), entry(i))
     assert (tmp_path / "bucket.jsonl").read_bytes() == (tmp_path / "local.jsonl").read_bytes()

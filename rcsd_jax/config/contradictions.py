@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 from operator import attrgetter
 
-from rcsd_jax import data, learning, rubrics
+from rcsd_jax import data, judges, learning, rubrics
 from rcsd_jax.config.experiment import Experiment
 
 THINKING = ("on", "off", "default")
@@ -22,13 +22,16 @@ ONE_OF = {
     "prompts.teacher_thinking": THINKING,
     "prompts.analyst_thinking": THINKING,
     "prompts.writer_thinking": THINKING,
+    "prompts.judge_thinking": THINKING,
     "rubrics.source": ("none", "ground_truth", "cache", "generic"),
     "rubrics.control": ("as_is", *rubrics.CONTROLS),
     "teacher.context": rubrics.TEACHER_CONTEXTS,
     "teacher.solutions": ("data", "sibling"),
     "evaluation.context": rubrics.TEACHER_CONTEXTS,
     "reward.kind": ("accuracy", "rubric"),
-    "reward.weights": ("integers", "categories"),
+    "reward.scale": judges.SCALES,
+    "reward.weights": judges.WEIGHTS,
+    "reward.judge": ("program", "self", "endpoint"),
 }
 # path -> (least, most); None: no bound.
 RANGES = {
@@ -43,6 +46,8 @@ RANGES = {
     "rubrics.retries": (0, None),
     "teacher.contrast": (0, None),
     "rubrics.min_criteria": (1, None),
+    "reward.attempts": (1, None),
+    "reward.max_failed": (0, 1),
     "evaluation.limit": (0, None),
     "evaluation.batch": (1, None),
     "evaluation.samples": (0, None),
@@ -80,9 +85,10 @@ def _ranges(e: Experiment) -> Iterator[str]:
         value = attrgetter(path)(e)
         if value < least or (most is not None and value > most):
             yield f"config.{path} is {value}: give at least {least}" + (f", at most {most}" if most is not None else "")
-    for path in ("prompts.student_lengths", "prompts.teacher_lengths", "train.completion_lengths"):
+    prompts = ("prompts.student_lengths", "prompts.teacher_lengths", "prompts.judge_lengths")
+    for path in (*prompts, "train.completion_lengths"):
         lengths = attrgetter(path)(e)
-        is_missing = not lengths and path.startswith("prompts.")
+        is_missing = not lengths and path in prompts
         if is_missing or list(lengths) != sorted(set(lengths)) or any(length < 1 for length in lengths):
             yield f"config.{path} is {lengths}: give increasing positive lengths"
 
@@ -190,5 +196,15 @@ def _of_rewards(e: Experiment) -> Iterator[str]:
         yield f"config.objective is {e.objective!r}: rewards are for answers, make config.task 'answer'"
     if e.train.samples < 2:
         yield (f"config.train.samples is {e.train.samples}: the samples of a question are compared, give at least 2")
-    if e.reward.kind == "rubric" and e.data.source != "science":
-        yield "config.reward.kind is 'rubric': only the science world can check a rubric without a judge"
+    if e.reward.kind != "rubric":
+        return
+    if e.reward.judge == "program" and (e.data.source != "science" or e.reward.scale != "explicit"):
+        yield (
+            "config.reward.judge is 'program': only the science world can check a rubric without a judge, and only "
+            "with config.reward.scale 'explicit'; elsewhere use 'self' or 'endpoint'"
+        )
+    if e.reward.judge == "endpoint" and not (e.reward.endpoint.url and e.reward.endpoint.model):
+        yield (
+            "config.reward.judge is 'endpoint': name it in config.reward.endpoint.url (such as "
+            "http://localhost:8000/v1) and config.reward.endpoint.model"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import hashlib
@@ -71,12 +72,15 @@ def read(config: config_dict.ConfigDict | Mapping[str, Any]) -> Experiment:
 
 
 # What a run may change while it is under way: no number that it makes depends on these.
-FREE = ("description", "writers", "mesh", "train.checkpoint_every", "train.trajectories_every")
+FREE = (
+    *("description", "writers", "mesh", "train.checkpoint_every", "train.trajectories_every"),
+    *(f"reward.endpoint.{key}" for key in ("url", "concurrency", "retries", "timeout", "deadline", "cache")),
+)
 
 
 def without_free(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a config, as from JSON, without the keys of ``FREE``."""
-    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    kept = copy.deepcopy(dict(values))
     for path in FREE:
         *sections, key = path.split(".")
         section = kept

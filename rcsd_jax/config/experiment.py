@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from rcsd_jax import data, learning, lm, sharding
+from rcsd_jax import data, judges, learning, lm, sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,8 @@ class Prompts:
     """How problems become tokens. Thinking is "on", "off" or "default" (what the chat template does unasked).
 
     ``student_lengths`` and ``teacher_lengths`` are the bucket lengths that prompts are padded to; a question whose
-    prompt exceeds the last one is dropped before training and counted, never cut.
+    prompt exceeds the last one is dropped before training and counted, never cut. ``judge_lengths`` are for a model
+    that judges itself: a request holds question, rubric and answer; if it is too long, the judgement has failed.
     """
 
     wording: str = "standard"
@@ -69,8 +70,10 @@ class Prompts:
     teacher_thinking: str = "default"
     analyst_thinking: str = "off"
     writer_thinking: str = "off"
+    judge_thinking: str = "off"
     student_lengths: tuple[int, ...] = (256, 512, 1024)
     teacher_lengths: tuple[int, ...] = (512, 1024, 2048)
+    judge_lengths: tuple[int, ...] = (1024, 2048, 4096)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +117,27 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-    """What a completion earns. "accuracy": 1 for the right final answer, else 0. "rubric": the share of the weight of
-    its question's ground-truth rubric that it meets, see ``rewards.explicit``; ``weights`` are the rubric's "integers"
-    or those of the "categories" Essential 1, Important 0.7, Optional 0.3 and Pitfall 0.9. Objective "best_of_n" keeps
-    the best completion of a question if it earns more than ``threshold``.
+    """What a completion earns. "accuracy": 1 for the right final answer, else 0. "rubric": what a judge finds of its
+    question's ground-truth rubric, by ``scale``: "explicit" asks for every criterion and takes the share of the weight
+    that is met (``judges.explicit``), "implicit" for one score. ``weights`` of the explicit scale are the rubric's
+    "integers" or those of the "categories" Essential 1, Important 0.7, Optional 0.3 and Pitfall 0.9. Objective
+    "best_of_n" keeps the best completion of a question if it earns more than ``threshold``.
+
+    ``judge`` is a "program" (the science world has one), the model "self" (with the teacher's weights, or else those
+    that training began with; replies drawn as ``sampling`` says), or an "endpoint". A reply that is no verdict is asked
+    for again, ``attempts`` times in all; then the judgement has failed, and the completion counts for nothing, also
+    not in the mean of its group. A run stops where more than ``max_failed`` of a rollout's judgements have failed.
     """
 
     kind: str = "accuracy"
+    scale: str = "explicit"
     weights: str = "integers"
     threshold: float = 0.6
+    judge: str = "program"
+    attempts: int = 2
+    max_failed: float = 0.2
+    sampling: lm.SamplingConfig = lm.SamplingConfig(temperature=0.0, max_new_tokens=512)
+    endpoint: judges.EndpointConfig = judges.EndpointConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,16 +225,21 @@ class Experiment:
 
     @property
     def older_weights(self) -> learning.TeacherConfig:
-        """Which weights are kept beside the student's: the teacher's, or the base that a KL penalty is against."""
+        """Which weights are kept beside the student's: the teacher's, or the base for a KL penalty or as a judge."""
         if self.objective in learning.TAUGHT:
             return self.teacher.weights
-        return learning.TeacherConfig("base" if self.has_kl_penalty else "live")
+        return learning.TeacherConfig("base" if self.has_kl_penalty or self.judges_itself else "live")
 
     @property
     def is_rewarded(self) -> bool:
         """Whether completions earn something: for the objective, or to find out which of them succeeded."""
         needs_siblings = self.objective in learning.TAUGHT and self.teacher.solutions == "sibling"
         return self.objective in learning.REWARDED or needs_siblings
+
+    @property
+    def judges_itself(self) -> bool:
+        """Whether the model's older weights judge what it writes."""
+        return self.is_rewarded and self.reward.kind == "rubric" and self.reward.judge == "self"
 
     @property
     def has_kl_penalty(self) -> bool:

@@ -15,6 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from rcsd_jax import sharding
 from rcsd_jax.learning.chunked_head import head_sum
 from rcsd_jax.learning.gates import Gates, passes
 from rcsd_jax.lm import NEVER, logit_at, logits_of
@@ -184,42 +185,91 @@ def token_divergence(student_UV: Array, teacher_UV: Array, config: DivergenceCon
     """The divergence of each token from both logits, and its metrics (see ``divergence_sum``), each of shape U."""
     assert config.temperature is not None
     student_UV, teacher_UV = student_UV / config.temperature, teacher_UV / config.temperature
-    if config.support == "full":
-        student_logp, teacher_logp = jax.nn.log_softmax(student_UV), jax.nn.log_softmax(teacher_UV)
-    else:
-        student_logp, teacher_logp = _on_support(student_UV, teacher_UV, config)
-    terms = entry_terms(student_logp, teacher_logp, config)
-    divergence_U = jnp.sum(terms, axis=-1)
-    metrics = {"divergence": divergence_U} | describe(student_UV, teacher_UV)
-    loss_U = divergence_U
-    if config.entry_clip is not None:
-        metrics["clipped_entries"] = jnp.sum(terms > config.entry_clip, axis=-1)
-        loss_U = jnp.sum(jnp.minimum(terms, config.entry_clip), axis=-1)
+    entries = (student_UV, teacher_UV) if config.support == "full" else _on_support(student_UV, teacher_UV, config)
+    loss_U, metrics = _compared(config, *entries)
+    if config.support != "full":  # these are of the whole vocabulary
+        metrics |= {"student_entropy": _entropy(*_logp_and_p(jax.lax.stop_gradient(student_UV)))}
+        metrics |= {"teacher_entropy": _entropy(*_logp_and_p(teacher_UV))}
+    metrics |= _agreement(student_UV, teacher_UV, metrics["teacher_entropy"])
     if config.token_clip is not None:
         metrics["clipped_tokens"] = loss_U > config.token_clip
         loss_U = jnp.minimum(loss_U, config.token_clip)
     return loss_U, metrics
 
 
-def entry_terms(student_logp: Array, teacher_logp: Array, config: DivergenceConfig) -> Array:
-    """What each entry of the vocabulary adds to the divergence; 0, with gradient 0 in sum, where both agree."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _compared(config: DivergenceConfig, student_UX: Array, teacher_UX: Array) -> tuple[Array, dict[str, Array]]:
+    """The sum over entries of their terms, clipped, and metrics; student logits have a gradient, teacher logits none.
+
+    The gradient is made beside the value, of the exponentials at hand: autodiff would form them again.
+    """
+    return _compared_forward(config, student_UX, teacher_UX)[0]
+
+
+def _compared_forward(config: DivergenceConfig, student_UX: Array, teacher_UX: Array) -> tuple[tuple, Array]:
+    (student_logp, student_p), (teacher_logp, teacher_p) = _logp_and_p(student_UX), _logp_and_p(teacher_UX)
+    terms, slope = _terms(student_logp, teacher_logp, student_p, teacher_p, config)
+    loss_U = divergence_U = jnp.sum(terms, axis=-1)
+    metrics = {
+        "divergence": divergence_U,
+        "student_entropy": _entropy(student_logp, student_p),
+        "teacher_entropy": _entropy(teacher_logp, teacher_p),
+    }
+    if config.entry_clip is not None:
+        is_clipped = terms > config.entry_clip
+        metrics["clipped_entries"] = jnp.sum(is_clipped, axis=-1)
+        loss_U = jnp.sum(jnp.minimum(terms, config.entry_clip), axis=-1)
+        slope = jnp.where(is_clipped, 0, slope)
+    return (loss_U, metrics), slope - student_p * jnp.sum(slope, axis=-1, keepdims=True)
+
+
+def _compared_backward(config: DivergenceConfig, gradient_UX: Array, cotangents: tuple) -> tuple[Array, None]:
+    del config
+    return gradient_UX * cotangents[0][:, None], None
+
+
+_compared.defvjp(_compared_forward, _compared_backward)
+
+
+def _terms(
+    student_logp: Array, teacher_logp: Array, student_p: Array, teacher_p: Array, config: DivergenceConfig
+) -> tuple[Array, Array]:
+    """What each entry of the vocabulary adds to the divergence, and its derivative by the student's log-probability.
+
+    Where both agree a term is 0, and so is the gradient by the logits.
+    """
     gap = student_logp - teacher_logp
     if config.kind == "kl_teacher_student":
-        return -jnp.exp(teacher_logp) * gap
+        return -teacher_p * gap, -teacher_p
     if config.kind == "kl_student_teacher":
-        return jnp.exp(student_logp) * gap
+        return student_p * gap, student_p * (gap + 1)
     # log m - log(the larger of the two) = log1p(share of the other * expm1(-|gap|)): never overflows, exactly 0 at
     # equality, and free of the cancellation that log(beta p_T + (1 - beta) p_S) suffers near it.
     below = gap <= 0
     other = jnp.where(below, 1 - config.beta, config.beta)
     larger = -jnp.log1p(other * jnp.expm1(jnp.where(below, gap, -gap)))
     teacher_over_m, student_over_m = jnp.where(below, larger, larger - gap), jnp.where(below, larger + gap, larger)
-    teacher_term = config.beta * jnp.exp(teacher_logp) * teacher_over_m
-    return teacher_term + (1 - config.beta) * jnp.exp(student_logp) * student_over_m
+    # The derivatives of m cancel: beta p_T + (1 - beta) p_S is m itself.
+    slope = (1 - config.beta) * student_p * student_over_m
+    return config.beta * teacher_p * teacher_over_m + slope, slope
+
+
+def _logp_and_p(logits_UX: Array) -> tuple[Array, Array]:
+    """Log-probabilities and probabilities of every row."""
+    shifted_UX = logits_UX - jnp.max(logits_UX, axis=-1, keepdims=True)
+    exp_UX = jnp.exp(shifted_UX)
+    if sharding.platform() == "cpu":  # or XLA forms the exponentials again wherever they are read
+        exp_UX = jax.lax.optimization_barrier(exp_UX)
+    total_U1 = jnp.sum(exp_UX, axis=-1, keepdims=True)
+    return shifted_UX - jnp.log(total_U1), exp_UX / total_U1
+
+
+def _entropy(logp_UX: Array, p_UX: Array) -> Array:
+    return -jnp.sum(p_UX * logp_UX, axis=-1)
 
 
 def _on_support(student_UV: Array, teacher_UV: Array, config: DivergenceConfig) -> tuple[Array, Array]:
-    """Log-probabilities of both, of shape [U, entries]: the support's tokens, and the tail's bucket where asked for."""
+    """Logits of both, of shape [U, entries]: the support's tokens, and the tail's bucket where asked for."""
     index_UK, counts_UK = _support(jax.lax.stop_gradient(student_UV), teacher_UV, config)
 
     def restrict(logits_UV: Array) -> Array:
@@ -228,7 +278,7 @@ def _on_support(student_UV: Array, teacher_UV: Array, config: DivergenceConfig) 
             inside_UV = jnp.put_along_axis(jnp.zeros(logits_UV.shape, bool), index_UK, True, axis=-1, inplace=False)
             tail_U1 = jax.nn.logsumexp(jnp.where(inside_UV, NEVER, logits_UV), axis=-1, keepdims=True)
             logits_UK = jnp.concatenate([logits_UK, tail_U1], axis=-1)
-        return jax.nn.log_softmax(logits_UK)
+        return logits_UK
 
     return restrict(student_UV), restrict(teacher_UV)
 
@@ -251,19 +301,19 @@ def _support(student_UV: Array, teacher_UV: Array, config: DivergenceConfig) -> 
 def describe(student_UV: Array, teacher_UV: Array) -> dict[str, Array]:
     """Entropies of both (nats), agreement on the likeliest token, and whether the teacher is uniform; no gradients."""
     student_UV, teacher_UV = jax.lax.stop_gradient((student_UV, teacher_UV))
+    entropies = {
+        "teacher_entropy": _entropy(*_logp_and_p(teacher_UV)),
+        "student_entropy": _entropy(*_logp_and_p(student_UV)),
+    }
+    return entropies | _agreement(student_UV, teacher_UV, entropies["teacher_entropy"])
 
-    def entropy(logits_UV: Array) -> Array:
-        logp_UV = jax.nn.log_softmax(logits_UV)
-        return -jnp.sum(jnp.exp(logp_UV) * logp_UV, axis=-1)
 
+def _agreement(student_UV: Array, teacher_UV: Array, teacher_entropy_U: Array) -> dict[str, Array]:
+    student_UV = jax.lax.stop_gradient(student_UV)
     # The student's logit at the teacher's favourite, without argmax: maxima vectorise on CPU, argmax does not.
     favourite_UV = jnp.where(teacher_UV == jnp.max(teacher_UV, axis=-1, keepdims=True), student_UV, NEVER)
-    agreement_U = jnp.max(favourite_UV, axis=-1) >= jnp.max(student_UV, axis=-1)
-    teacher_entropy_U = entropy(teacher_UV)
     possible_U = jnp.sum(teacher_UV > NEVER / 2, axis=-1)
     return {
-        "teacher_entropy": teacher_entropy_U,
         "teacher_uniform": teacher_entropy_U > 0.99 * jnp.log(possible_U),
-        "student_entropy": entropy(student_UV),
-        "top1_agreement": agreement_U,
+        "top1_agreement": jnp.max(favourite_UV, axis=-1) >= jnp.max(student_UV, axis=-1),
     }

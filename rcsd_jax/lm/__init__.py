@@ -10,7 +10,7 @@ from rcsd_jax.lm.architecture import Architecture, Compute, Llama3Rope, LoraConf
 from rcsd_jax.lm.attention import attend
 from rcsd_jax.lm.config_json import read_architecture
 from rcsd_jax.lm.continuous import ContinuousSampler
-from rcsd_jax.lm.huggingface import export, load
+from rcsd_jax.lm.huggingface import check_weights, declared, export, load
 from rcsd_jax.lm.lora import merge
 from rcsd_jax.lm.sampler import Sampler, sample
 from rcsd_jax.lm.sampling import SamplingConfig
@@ -32,6 +32,8 @@ __all__ = [
     "Transformer",
     "attend",
     "axes",
+    "check_weights",
+    "declared",
     "export",
     "head_VD",
     "hidden_of_completion",

@@ -82,6 +82,11 @@ def read(folder: Path, params: Tree, shardings: Tree | None) -> Tree:
     return treedef.unflatten(filled)
 
 
+def check(folder: Path, params: Tree) -> None:
+    """What ``read`` checks before it reads. Raises the same."""
+    _check(folder, _open(folder), params)
+
+
 def write(folder: Path, params: Tree, dtype: str, max_shard_bytes: int) -> None:
     """Writes the parameters as safetensors of at most ``max_shard_bytes`` each, with an index if there are several.
 

@@ -49,14 +49,7 @@ def load(
     Raises:
       ValueError: what cannot be read or is not implemented, by name, with the cure.
     """
-    architecture = read_architecture(hub.fetch(source, hub.CONFIG_PATTERNS))
-    tokenizer = ChatTokenizer.load(source)
-    if tokenizer.vocab_limit > architecture.vocab_size:
-        raise ValueError(
-            f"the tokenizer in {source} has {tokenizer.vocab_limit} ids, the model {architecture.vocab_size}: "
-            "these are files of two models"
-        )
-    transformer = Transformer(architecture, compute, lora)
+    transformer, tokenizer = declared(source, compute, lora)
     shapes = jax.eval_shape(lambda: init(transformer, jax.random.key(0)))
     places = None if mesh is None else sharding.shardings(axes(transformer), mesh)
     folder = hub.fetch(source, hub.CONFIG_PATTERNS + hub.WEIGHT_PATTERNS)
@@ -67,6 +60,32 @@ def load(
         draw = jax.jit(lambda key: init(transformer, key)["lora"], out_shardings=places and places["lora"])
         variables["lora"] = draw(key)
     return transformer, variables, tokenizer
+
+
+def declared(source: str | Path, compute: Compute, lora: LoraConfig | None = None) -> tuple[Transformer, ChatTokenizer]:
+    """What ``load`` gives, without the weights: of a hub id only small files are fetched.
+
+    Raises:
+      ValueError: what cannot be read or is not implemented, by name, with the cure.
+    """
+    architecture = read_architecture(hub.fetch(source, hub.CONFIG_PATTERNS))
+    tokenizer = ChatTokenizer.load(source)
+    if tokenizer.vocab_limit > architecture.vocab_size:
+        raise ValueError(
+            f"the tokenizer in {source} has {tokenizer.vocab_limit} ids, the model {architecture.vocab_size}: "
+            "these are files of two models"
+        )
+    return Transformer(architecture, compute, lora), tokenizer
+
+
+def check_weights(folder: str | Path, transformer: Transformer) -> None:
+    """Looks whether the folder holds every weight of the model, by name and shape; the numbers are not read.
+
+    Raises:
+      ValueError: files that are missing or damaged, or every tensor that is missing, unexpected or of another shape.
+    """
+    shapes = jax.eval_shape(lambda: init(transformer, jax.random.key(0)))
+    checkpoint_folder.check(Path(folder).expanduser(), shapes["params"])
 
 
 def export(

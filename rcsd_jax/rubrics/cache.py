@@ -1,25 +1,18 @@
 """Rubrics on disk: each is generated once, and a run that was killed goes on where it stopped.
 
-The file is JSON lines, only ever appended to. A record counts once its line break is on disk: what a killed process
-left of its last line is not read, and is cut off by the next append. Several processes may append to one local file.
-Buckets (gs://...) have no append: there every call to ``extend`` rewrites the object, so hand over a batch at a time
-and from one process.
+The file is JSON lines, a ``journal.Journal``: in a bucket, hand a batch at a time to ``extend``, from one process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from etils import epath
-
+from rcsd_jax.journal import Journal
 from rcsd_jax.rubrics.rubric import from_objects, to_objects
 from rcsd_jax.types import Rubric
 
@@ -69,13 +62,9 @@ class RubricCache:
     """
 
     def __init__(self, path: os.PathLike[str] | str, *, writes: bool = True):
-        self._writes = writes
-        self._path = epath.Path(path)
-        self._name = os.fspath(self._path)
-        self._is_local = "://" not in self._name
+        self._writes, self._journal = writes, Journal(path)
         self._entries: dict[str, Entry] = {}
         self._questions: dict[str, str] = {}
-        self._offset = 0  # bytes of the complete lines read so far
         self._lines = 0
         self.refresh()
 
@@ -106,7 +95,7 @@ class RubricCache:
                 continue
             if question in found:
                 raise ValueError(
-                    f"{self._name} has several rubrics for {question[:60]!r}: use one file for each "
+                    f"{self._journal.name} has several rubrics for {question[:60]!r}: use one file for each "
                     "generator, prompt and sampling settings"
                 )
             found[question] = entry.rubric
@@ -120,16 +109,11 @@ class RubricCache:
 
     def refresh(self) -> None:
         """Read what was added since, by this or by another process."""
-        if not self._path.exists():
-            return
-        if self._path.stat().length < self._offset:
-            raise ValueError(f"{self._name} shrank while it was open; open the cache again")
-        if self._is_local:
-            with open(self._name, "rb") as file:
-                file.seek(self._offset)
-                self._read(file.read())
-        else:
-            self._read(self._path.read_bytes()[self._offset :])
+        for line in self._journal.read():
+            digest, question, entry = self._parse_line(line)
+            if digest not in self._entries:
+                self._entries[digest], self._questions[digest] = entry, question
+            self._lines += 1
 
     def append(self, key: RubricKey, entry: Entry) -> None:
         """Add one entry; when this returns it is on disk. If the key has an entry already, the first one stays."""
@@ -142,28 +126,13 @@ class RubricCache:
                 self._entries.setdefault(key.digest, entry)
                 self._questions.setdefault(key.digest, key.question)
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._locked() if self._is_local else contextlib.nullcontext() as descriptor:
+        with self._journal.locked() as append:
             self.refresh()
             new = {key.digest: _to_line(key, entry) for key, entry in reversed(list(pairs))}
             lines = [line for digest, line in reversed(new.items()) if digest not in self._entries]
-            if not lines:
-                return
-            data = "".join(lines).encode("ascii")
-            if descriptor is None:
-                known = self._path.read_bytes()[: self._offset] if self._offset else b""
-                self._path.write_bytes(known + data)
-            else:
-                _append(descriptor, self._offset, data, self._name)
-            self._read(data)
-
-    def _read(self, data: bytes) -> None:
-        for line in data.split(b"\n")[:-1]:  # what follows the last line break is half a record
-            digest, question, entry = self._parse_line(line)
-            if digest not in self._entries:
-                self._entries[digest], self._questions[digest] = entry, question
-            self._offset += len(line) + 1
-            self._lines += 1
+            if lines:
+                append(lines)
+        self.refresh()
 
     def _parse_line(self, line: bytes) -> tuple[str, str, Entry]:
         try:
@@ -173,46 +142,12 @@ class RubricCache:
             return record["key"], record["question"], entry
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{self._name}:{self._lines + 1}: no record of a rubric cache ({type(error).__name__}: {error}); "
-                "remove the line to have its rubric generated again, or choose another path"
+                f"{self._journal.name}:{self._lines + 1}: no record of a rubric cache ({type(error).__name__}: "
+                f"{error}); remove the line to have its rubric generated again, or choose another path"
             ) from error
 
-    @contextlib.contextmanager
-    def _locked(self) -> Generator[int, None, None]:
-        is_new = not self._path.exists()
-        descriptor = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # released by close, also when the process is killed
-            if is_new:
-                _sync_folder(os.fspath(self._path.parent))
-            yield descriptor
-        finally:
-            os.close(descriptor)
 
-
-def _append(descriptor: int, end: int, data: bytes, name: str) -> None:
-    """Put ``data`` after the ``end`` of the last complete line, all of it or nothing. Needs the lock."""
-    os.ftruncate(descriptor, end)  # under the lock, anything behind the last complete line is a dead writer's
-    try:
-        written = os.write(descriptor, data)
-        if written != len(data):
-            raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes could be written", name)
-    except OSError:
-        os.ftruncate(descriptor, end)
-        raise
-    os.fsync(descriptor)
-
-
-def _sync_folder(folder: str) -> None:
-    """Make a new file's name durable, not only its bytes."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _to_line(key: RubricKey, entry: Entry) -> str:
+def _to_line(key: RubricKey, entry: Entry) -> bytes:
     # The prompt is kept as a hash: it holds the question again, and much else that is the same in every line.
     record: dict[str, Any] = {
         "key": key.digest,
@@ -226,7 +161,7 @@ def _to_line(key: RubricKey, entry: Entry) -> str:
         "attempts": entry.attempts,
         "text": entry.text,
     }
-    return json.dumps(record, allow_nan=False) + "\n"
+    return json.dumps(record, allow_nan=False).encode("ascii")
 
 
 def _sha256(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What every role is asked, and all the words that it is asked in.
+"""What every role but the judge is asked, and all the words that it is asked in.
 
 A function gives the chat messages of one role for one problem; a ``Wording`` holds the texts. ``STANDARD`` is for
 language models, ``COMPACT`` for a small model with a small vocabulary, where every token counts. Text from data is
