@@ -475,7 +475,7 @@ def test_an_export_refuses_what_it_cannot_write(folder, tmp_path, where, options
 def test_weights_that_are_no_numbers_are_refused_by_name(folder):
     tensors = tensors_of(folder)
     weight = tensors["model.layers.1.mlp.up_proj.weight"]
-    tensors["model.layers.1.mlp.up_proj.weight"] = np.where(weight == weight.max(), np.nan, weight)
+    tensors["model.layers.1.mlp.up_proj.weight"] = np.where(weight == weight.max(), weight.dtype.type(np.nan), weight)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with pytest.raises(ValueError, match="NaN or infinite, in params/layers/up_proj/kernel"):
