@@ -3,31 +3,43 @@
 #
 #   bash launch/local_pod.sh 2 python -m rcsd_jax.train --config=configs/sft.py --workdir=runs/x
 #
-# DEVICES is how many CPU devices each process has (default 2), PORT where process 0 listens (default: any from 20000).
-# Lines of process i begin with [i]. INT and TERM reach all of them as TERM; the exit code is the first that is not 0.
+# DEVICES is how many CPU devices each process has (2), PORT where process 0 listens (any from 20000). Lines of process
+# i begin with [i]. INT and TERM reach all of them as TERM. It ends with 0 where all did, with 85, 134, 137 or 143 where
+# the same command may be run again, and with another code where one process ended with that. DRY_RUN=1 prints them.
 set -uo pipefail
-[ $# -ge 2 ] && [ "$1" -ge 1 ] || { sed -n '2,7p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+# shellcheck source=launch/act.sh
+source "$(dirname "${BASH_SOURCE[0]}")/act.sh"
+[[ $# -ge 2 && "$1" =~ ^[1-9][0-9]*$ ]] || die "how many processes, and of what: bash launch/local_pod.sh 2 COMMAND..."
 processes="$1"
 shift
-export RCSD_COORDINATOR="127.0.0.1:${PORT:-$((20000 + RANDOM % 10000))}" RCSD_PROCESSES="$processes"
-export RCSD_HEARTBEAT_SECONDS="${RCSD_HEARTBEAT_SECONDS:-30}" JAX_PLATFORMS=cpu
-export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES:-2}"
+pod=(
+  "RCSD_COORDINATOR=127.0.0.1:${PORT:-$((20000 + RANDOM % 10000))}" "RCSD_PROCESSES=$processes"
+  "RCSD_HEARTBEAT_SECONDS=${RCSD_HEARTBEAT_SECONDS:-30}" JAX_PLATFORMS=cpu
+  "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=${DEVICES:-2}"
+)
 
-children=()
+children=() error=""
 for ((i = 0; i < processes; i++)); do
-  RCSD_PROCESS="$i" "$@" > >(sed -u "s/^/[$i] /") 2> >(sed -u "s/^/[$i] /" >&2) &
+  if is_dry; then
+    quoted env "${pod[@]}" "RCSD_PROCESS=$i" "$@"
+    continue
+  fi
+  env "${pod[@]}" "RCSD_PROCESS=$i" "$@" > >(sed -u "s/^/[$i] /") 2> >(sed -u "s/^/[$i] /" >&2) &
   children+=($!)
 done
 trap 'kill -TERM "${children[@]}" 2>/dev/null' TERM INT
 
 code=0
-for child in "${children[@]}"; do
-  wait "$child"
-  ended=$?
-  while kill -0 "$child" 2>/dev/null; do # a signal to this script has ended the wait, not the child
+for child in ${children[@]+"${children[@]}"}; do
+  while
     wait "$child"
     ended=$?
-  done
-  [ "$code" -ne 0 ] || code="$ended"
+    kill -0 "$child" 2>/dev/null # a signal to this script has ended the wait, not the child
+  do :; done
+  case "$ended" in
+    0) ;;
+    85 | 134 | 137 | 143) [ "$code" -ne 0 ] || code="$ended" ;;
+    *) error="${error:-$ended}" ;;
+  esac
 done
-exit "$code"
+exit "${error:-$code}"
