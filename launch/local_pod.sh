@@ -3,9 +3,10 @@
 #
 #   bash launch/local_pod.sh 2 python -m rcsd_jax.train --config=configs/sft.py --workdir=runs/x
 #
-# DEVICES is how many CPU devices each process has (2), PORT where process 0 listens (any from 20000). Lines of process
-# i begin with [i]. INT and TERM reach all of them as TERM. It ends with 0 where all did, with 85, 134, 137 or 143 where
-# the same command may be run again, and with another code where one process ended with that. DRY_RUN=1 prints them.
+# DEVICES is how many CPU devices each process has (2), PORT where process 0 listens (any from 20000). What process i
+# says begins with [i]. INT and TERM reach all of them as TERM. It ends with 0 where all did, with 85, 134, 137 or 143
+# where the same command may be run again, and with another code where one process ended with that. DRY_RUN=1 prints
+# the commands.
 set -uo pipefail
 # shellcheck source=launch/act.sh
 source "$(dirname "${BASH_SOURCE[0]}")/act.sh"
@@ -18,14 +19,17 @@ pod=(
   "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=${DEVICES:-2}"
 )
 
-children=() error=""
+children=() writers=() error=""
 for ((i = 0; i < processes; i++)); do
   if is_dry; then
     quoted env "${pod[@]}" "RCSD_PROCESS=$i" "$@"
     continue
   fi
-  env "${pod[@]}" "RCSD_PROCESS=$i" "$@" > >(sed -u "s/^/[$i] /") 2> >(sed -u "s/^/[$i] /" >&2) &
+  exec {lines}> >(exec sed -u "s/^/[$i] /")
+  writers+=($!)
+  env "${pod[@]}" "RCSD_PROCESS=$i" "$@" >&"$lines" 2>&1 {lines}>&- &
   children+=($!)
+  exec {lines}>&-
 done
 trap 'kill -TERM "${children[@]}" 2>/dev/null' TERM INT
 
@@ -41,5 +45,8 @@ for child in ${children[@]+"${children[@]}"}; do
     85 | 134 | 137 | 143) [ "$code" -ne 0 ] || code="$ended" ;;
     *) error="${error:-$ended}" ;;
   esac
+done
+for writer in ${writers[@]+"${writers[@]}"}; do
+  while kill -0 "$writer" 2>/dev/null; do sleep 0.05; done # its last lines
 done
 exit "${error:-$code}"
