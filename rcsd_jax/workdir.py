@@ -52,7 +52,8 @@ class Workdir:
           ValueError: another run has the folder, or began one with another config; a file STOP is there.
           hosts.HostError: the hosts are not alike, or do not share the folder.
         """
-        hosts.agree(preflight.facts(self._experiment))
+        if jax.process_count() > 1:  # else there is nobody to be unlike, and files need not be read for it
+            hosts.agree(preflight.facts(self._experiment))
         with preflight.claimed(self.folder), ending.Pulse(self.folder / "STOP") as pulse:
             hosts.from_first(self._begin)
             yield pulse

@@ -10,7 +10,7 @@ import pytest
 from processes import PYTHON, ROOT, pod, started
 from tiny_pipeline import experiment
 
-from rcsd_jax import ending, hosts, preflight
+from rcsd_jax import config, ending, hosts, preflight, questions
 from rcsd_jax.workdir import Workdir
 
 
@@ -156,3 +156,14 @@ def test_a_pulse_is_late_after_ten_times_the_median_and_no_sooner_than_its_floor
     assert pulse.patience == 60
     pulse._paces.extend([40.0] * 5)
     assert pulse.patience == 400
+
+
+def test_an_empty_split_and_one_that_is_not_there_are_refused(tmp_path):
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"id": "a", "question": "What is 1 + 1?", "answer": "2"}\n')
+    one = config.Data(source="jsonl", path=str(path), eval_share=1.0)
+    assert len(questions.load(one, "eval")) == 1
+    with pytest.raises(ValueError, match=f"split 'train' of {path} is empty: change its share"):
+        questions.load(one, "train")
+    with pytest.raises(ValueError, match="there is no split 'test' in jsonl: use one of"):
+        questions.load(one, "test")
