@@ -19,12 +19,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
+from rcsd_jax import hosts
 from rcsd_jax.types import Array, Tree
 
 T = TypeVar("T")
@@ -73,6 +72,18 @@ def compare_meta(stored: Meta, wanted: Meta) -> list[str]:
     ]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, but that it leaves SIGTERM to ``ending.Pulse``.
+
+    Jax counts where the hosts ask whether to end. Orbax would ask with other numbers, from its threads too, so that the
+    hosts could agree on a point that all have passed.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never."""
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run, in ``folder/<step>``; a context manager, so that no save is lost on any way out.
 
@@ -91,7 +102,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=not read_only, create=not read_only
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "record"))
+        self._manager = _Manager(self.folder, options=options, item_names=("state", "record"))
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -164,7 +175,8 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, abstract_state: Tree, meta: Meta) -> Restored:
-        record = _attempt(lambda: self._item(step, record=ocp.args.JsonRestore()))
+        # Not by the manager: it ends with a barrier, at which the hosts would wait for one that could not read.
+        record = _attempt(lambda: ocp.JsonCheckpointHandler().restore(self.folder / str(step) / "record"))
         stored = _attempt(lambda: Meta(**record["meta"]))
         described = _attempt(lambda: dict(record["leaves"]))
         problems = compare_meta(stored, meta) + _compare_shapes(described, abstract_state)
@@ -172,27 +184,24 @@ class Checkpoints:
             listed = "\n".join(f"  - {problem}" for problem in problems)
             raise Mismatch(f"checkpoint {step} of {self.folder} belongs to another run:\n{listed}")
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract_state)
-        state = _attempt(lambda: self._item(step, state=ocp.args.StandardRestore(target)))
+        path, wanted = self.folder / str(step) / "state", ocp.args.StandardRestore(target)
+        state = _attempt(lambda: ocp.StandardCheckpointHandler().restore(path, args=wanted))
         changed = [path for path, leaf in describe(state).items() if leaf != described[path]]
         if changed:
             raise _Damaged(f"the stored bits of {', '.join(changed[:5])} have changed ({len(changed)} arrays)")
         return Restored(step, state, stored)
 
-    def _item(self, step: int, **item: Any) -> Any:
-        [name] = item
-        return self._manager.restore(step, args=ocp.args.Composite(**item))[name]
-
     def _set_aside(self, damaged: Collection[int]) -> None:
         for step in damaged:
             aside = self.folder / f"bad_{step}"
-            logging.warning("checkpoint %d is kept as %s, the run goes back to an older one", step, aside)
-            if jax.process_index() == 0:
-                if aside.exists():
-                    aside.rmtree()
-                (self.folder / str(step)).rename(aside)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+            logging.error("checkpoint %d is kept as %s, the run goes back to an older one", step, aside)
+            hosts.from_first(lambda step=step, aside=aside: self._move(step, aside))
         self._manager.reload()
+
+    def _move(self, step: int, aside: epath.Path) -> None:
+        if aside.exists():
+            aside.rmtree()
+        (self.folder / str(step)).rename(aside)
 
 
 def describe(state: Tree) -> dict[str, dict[str, Any]]:
@@ -220,12 +229,10 @@ def _attempt(read: Callable[[], T]) -> T:
         value = read()
     except Exception as caught:  # the type depends on which file is damaged, and how
         error = caught
-    fine = error is None
-    if jax.process_count() > 1:
-        fine = bool(np.all(multihost_utils.process_allgather(np.array(fine, np.int32))))
-    if not fine:
-        message = str(error).strip().splitlines()[0][:300] if error and str(error).strip() else "another host failed"
-        raise _Damaged(f"{type(error).__name__}: {message}" if error else message) from error
+    first_line = (str(error).strip().splitlines() or [""])[0][:300]
+    for host, failure in enumerate(hosts.exchange(error and f"{type(error).__name__}: {first_line}")):
+        if failure is not None:
+            raise _Damaged(f"{failure} (on host {host})" if jax.process_count() > 1 else failure) from error
     return value  # type: ignore[return-value]
 
 

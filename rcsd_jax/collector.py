@@ -22,7 +22,7 @@ from rcsd_jax.encoding import Encoder
 from rcsd_jax.models import LanguageModel
 from rcsd_jax.randomness import key_for
 from rcsd_jax.rollout import Generator, place_prompts
-from rcsd_jax.types import FINISHED, Array, Problem, PromptBatch, Rubric, ScoredBatch, TrainState, Tree
+from rcsd_jax.types import FINISHED, Array, Problem, PromptBatch, Rollout, Rubric, ScoredBatch, TrainState, Tree
 
 
 class Fitting(NamedTuple):
@@ -35,11 +35,12 @@ class Fitting(NamedTuple):
 class Collected(NamedTuple):
     """A scored batch, its questions, what was written (decoded when first asked for), and some numbers for people.
 
-    ``reads`` is how often other weights or contexts than the student's own have read the completions; the tokens of
-    their prompts are the number ``teacher_tokens``.
+    ``rollout`` is that of the batch, whole on every host. ``reads`` is how often other weights or contexts than the
+    student's own have read the completions; the tokens of their prompts are the number ``teacher_tokens``.
     """
 
     batch: ScoredBatch
+    rollout: Rollout
     problems: list[Problem]
     texts: Callable[[], list[list[str]]]
     numbers: dict[str, float]
@@ -111,7 +112,8 @@ class Collector:
         ids = [problem.id for problem in problems]
         prompts = [self.encoder.student(problem) for problem in problems]
         rollout = self.generator(state.variables, prompts, ids, key_for(self._experiment.seed, "rollout", t))
-        texts = functools.cache(functools.partial(self.generator.texts, rollout))
+        seen = sharding.everywhere(rollout, self._mesh)  # asked for before the step, or it would wait for it
+        texts = functools.cache(functools.partial(self.generator.texts, seen))
         weight_BC = learning.weights_by_place(
             self._experiment.gates,
             rollout.valid_BC.astype(jnp.float32),
@@ -126,7 +128,7 @@ class Collector:
             batch, of_reward = self._rewarded(state, batch, reward_GN)
             numbers |= of_judge | of_reward
         if self._score is None:
-            return Collected(batch, problems, texts, numbers, reads)
+            return Collected(batch, seen, problems, texts, numbers, reads)
         if self._experiment.teacher.solutions == "sibling":
             assert reward_GN is not None
             teacher_prompts, has_one_B = self._sibling_prompts(problems, texts(), reward_GN)
@@ -146,7 +148,7 @@ class Collector:
             batch = dataclasses.replace(batch, teacher_hidden_BCD=hidden_BCD)
             reads += both
             numbers["teacher_tokens"] += both * float(sum(map(len, wrong)))
-        return Collected(batch, problems, texts, numbers, reads)
+        return Collected(batch, seen, problems, texts, numbers, reads)
 
     def _rewarded(
         self, state: TrainState, batch: ScoredBatch, reward_GN: np.ndarray
@@ -224,6 +226,7 @@ class Collector:
         variables = learning.teacher_variables(self._experiment.teacher.weights, state)
         key = key_for(self._experiment.seed, "analysis", t)
         rollout = self._analyst(variables, asked, [problem.id for problem in problems], key)
+        rollout = sharding.everywhere(rollout, self._mesh)
         tokens_GC, valid_GC = np.asarray(rollout.completion_BC), np.asarray(rollout.valid_BC)
         # The end of turn comes with what follows the analysis, also where the analysis was cut before its own.
         ends = np.isin(tokens_GC, self.encoder.tokenizer.eos_ids)

@@ -6,6 +6,7 @@ import difflib
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_dict, config_flags
 
-from rcsd_jax import config
+from rcsd_jax import config, ending, hosts
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/; change keys with --config.a.b=value")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run; the same command in the same folder continues")
@@ -71,9 +72,19 @@ def start(main: Callable[[], Any]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # orbax tells the story of every save
         try:
+            hosts.join()
+            ending.listen()
             main()
-        except (ValueError, OSError) as error:
-            if logging.get_verbosity() > logging.INFO:
+        except ending.Ended as ended:
+            if hosts.is_first():
+                print(ended, file=sys.stderr, flush=True)
+            sys.exit(ended.code)
+        except BaseException as error:
+            hosts.leave(error)
+            if ending.lost_host(error):
+                traceback.print_exc()
+                os._exit(ending.ABORTED)  # jax would wait for the lost one
+            if not isinstance(error, (ValueError, OSError)) or logging.get_verbosity() > logging.INFO:
                 raise
             sys.exit(f"error: {error}")
 

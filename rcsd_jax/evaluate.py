@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from rcsd_jax import command, config, evaluation, metrics, models, questions, sharding
+from rcsd_jax import command, config, ending, evaluation, hosts, metrics, models, questions, sharding
 from rcsd_jax.encoding import Encoder
 from rcsd_jax.measure import measure
 from rcsd_jax.randomness import key_for
@@ -34,15 +34,23 @@ def evaluate(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
     summary = folder.done()
     if summary is not None:
         return summary
-    with jax.set_mesh(mesh):
+    with folder.held() as pulse, jax.set_mesh(mesh):
         model = models.load(models.without_adapters(experiment.model), experiment.seed, mesh)
-        return folder.finish(evaluate_model(experiment, model, folder, mesh))
+        return folder.finish(evaluate_model(experiment, model, folder, mesh, pulse))
 
 
 def evaluate_model(
-    experiment: config.Experiment, model: models.LanguageModel, folder: Workdir, mesh: jax.sharding.Mesh
+    experiment: config.Experiment,
+    model: models.LanguageModel,
+    folder: Workdir,
+    mesh: jax.sharding.Mesh,
+    pulse: ending.Pulse,
 ) -> dict[str, Any]:
-    """Measures a loaded model on all splits and modes, and writes the records below ``folder``."""
+    """Measures a loaded model on all splits and modes, and writes the records below ``folder``.
+
+    Raises:
+      ending.Ended: it was asked to; what was measured so far is measured again by the next one.
+    """
     wanted = experiment.evaluation
     modes = {"sampled": (wanted.sampling, wanted.samples)}
     if wanted.greedy:
@@ -50,9 +58,14 @@ def evaluate_model(
     started, results, tokens = time.monotonic(), {}, 0
     encoder = Encoder(model.tokenizer, experiment.prompts)
     asked = {split: _ask(experiment, encoder, split) for split in wanted.splits}
-    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
     total = sum(samples > 0 for _, samples in modes.values()) * sum(len(problems) for problems, _, _ in asked.values())
     with metrics.Progress(experiment.name, total, unit="answered questions") as progress:
+
+        def advance() -> None:
+            progress.advance()
+            if pulse():
+                raise pulse.ended("the measurement begins anew")
+
         for mode, (sampling, samples) in modes.items():
             if not samples:
                 continue
@@ -67,9 +80,11 @@ def evaluate_model(
                     batch=wanted.batch,
                     check=questions.check_of(experiment.data),
                     tolerance=wanted.tolerance,
-                    progress=progress.advance,
+                    progress=advance,
                 )
-                evaluation.write_records(folder / "evaluation" / f"{split}_{mode}.jsonl", records)
+                if hosts.is_first():
+                    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
+                    evaluation.write_records(folder / "evaluation" / f"{split}_{mode}.jsonl", records)
                 tokens += sum(sum(record.lengths) for record in records)
                 results[f"{split}_{mode}"] = {
                     "questions": len(records),

@@ -9,6 +9,7 @@ import json
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rcsd_jax import checkpoint, config, data, learning, lm, sharding
@@ -25,11 +26,17 @@ class LanguageModel(NamedTuple):
 
 
 def load(model: config.Model, seed: int, mesh: Mesh) -> LanguageModel:
-    """The model that ``model.source`` names, on the mesh, with fresh adapters where adapters learn."""
+    """The model that ``model.source`` names, on the mesh, with fresh adapters where adapters learn.
+
+    Raises:
+      ValueError: what cannot be loaded, or holds weights that are no finite numbers.
+    """
     lora = model.lora if model.trainable == "lora" else None
     key = key_for(seed, "init")
     if model.source != "science":
-        return LanguageModel(*lm.load(model.source, model.compute, lora=lora, mesh=mesh, key=key))
+        loaded = LanguageModel(*lm.load(model.source, model.compute, lora=lora, mesh=mesh, key=key))
+        _check_finite(model.source, loaded.variables)
+        return loaded
     tokenizer = data.science.build_tokenizer()
     tokenizer = lm.ChatTokenizer.from_tokenizer(
         tokenizer, data.science.CHAT_TEMPLATE, eos=data.science.EOS, pad=data.science.PAD
@@ -50,6 +57,15 @@ def load(model: config.Model, seed: int, mesh: Mesh) -> LanguageModel:
     transformer = lm.Transformer(architecture, model.compute, lora)
     init = jax.jit(lm.init, static_argnums=0, out_shardings=sharding.shardings(lm.axes(transformer), mesh))
     return LanguageModel(transformer, init(transformer, key), tokenizer)
+
+
+def _check_finite(source: str, variables: Tree) -> None:
+    """Every weight that training begins with must be a number: no step would be."""
+    is_finite = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.isfinite(x).all(), tree))(variables)
+    paths = jax.tree_util.tree_leaves_with_path(jax.device_get(is_finite))
+    bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, fine in paths if not fine]
+    if bad:
+        raise ValueError(f"model {source} has weights that are NaN or infinite, in {', '.join(bad[:5])}: load it again")
 
 
 def without_adapters(model: config.Model) -> config.Model:

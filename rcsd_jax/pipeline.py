@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from rcsd_jax import command, compare, config, evaluate, train, write_rubrics
+from rcsd_jax import command, compare, config, evaluate, hosts, train, write_rubrics
 
 RUNNERS = {"train": train.train, "write_rubrics": write_rubrics.write_rubrics, "evaluate": evaluate.evaluate}
 KEYS = {"title", "common", "parts", "order", "baseline"}
@@ -68,13 +68,20 @@ def run(pipeline: config_dict.ConfigDict, workdir: str) -> None:
     for number, part in enumerate(parts, start=1):
         e = part.experiment
         began = time.monotonic()
-        print(f"[{number}/{len(parts)}] {e.name}: {e.description}", flush=True)
+        _say(f"[{number}/{len(parts)}] {e.name}: {e.description}")
         RUNNERS[part.run](e, f"{workdir}/{e.name}")
         minutes = (time.monotonic() - started) / 60
-        print(f"    {time.monotonic() - began:.0f} s, {minutes:.1f} min so far", flush=True)
+        _say(f"    {time.monotonic() - began:.0f} s, {minutes:.1f} min so far")
     folders = [f"{workdir}/{part.experiment.name}" for part in parts]
-    print("\n" + compare.compare_runs(folders, workdir, baseline=pipeline.baseline, title=pipeline.title))
-    print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; the report is in {workdir}/report.md")
+    table = hosts.from_first(
+        lambda: compare.compare_runs(folders, workdir, baseline=pipeline.baseline, title=pipeline.title)
+    )
+    _say(f"\n{table}\n\n{(time.monotonic() - started) / 60:.1f} minutes; the report is in {workdir}/report.md")
+
+
+def _say(line: str) -> None:
+    if hosts.is_first():
+        print(line, flush=True)
 
 
 def _filled_in(value: Any, workdir: str) -> Any:

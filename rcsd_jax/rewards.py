@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from rcsd_jax import config, evaluation, judges, questions
+from rcsd_jax import config, evaluation, hosts, judges, questions
 from rcsd_jax.encoding import Encoder
 from rcsd_jax.judges import Case, Judgement
 from rcsd_jax.measure import completions
@@ -102,8 +102,7 @@ def judge_of(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
     if settings.kind == "accuracy":
         return _each(lambda case: _accuracy(case, experiment.evaluation.tolerance))
     if settings.judge == "endpoint":
-        endpoint = judges.Endpoint(settings.endpoint, settings.attempts)
-        return lambda cases, variables: endpoint(cases)
+        return _divided(judges.Endpoint(settings.endpoint, settings.attempts))
     if settings.judge == "self":
         return SelfJudge(experiment, model, mesh)
     check = questions.check_of(experiment.data)
@@ -156,7 +155,12 @@ def _read(case: Case, reply: str) -> Judgement:
 
 def _each(score: Callable[[Case], float]) -> Judge:
     """A judge that needs nobody else."""
-    return lambda cases, variables: [Judgement(score(case)) for case in cases]
+    return _divided(lambda cases: [Judgement(score(case)) for case in cases])
+
+
+def _divided(judge: Callable[[Sequence[Case]], list[Judgement]]) -> Judge:
+    """A judge that needs no devices: every host asks it for its share, and all hear the whole."""
+    return lambda cases, variables: [Judgement(*said) for said in hosts.divided(judge, cases)]
 
 
 def _accuracy(case: Case, tolerance: float) -> float:

@@ -54,7 +54,7 @@ class Generator:
 
     def __call__(self, variables: Tree, prompts: Sequence[Sequence[int]], ids: Sequence[str], key: Array) -> Rollout:
         """One rollout; a question's noise is derived from its id, not from its place in the batch."""
-        question_G = jnp.asarray([stable_id(name) for name in ids], jnp.int32)
+        question_G = np.array([stable_id(name) for name in ids], np.int32)
         batch = place_prompts(prompts, self._lengths, self.tokenizer.pad_id, self._mesh)
         rollout = self._sampler(variables, batch, key, question_G)
         return shortened(rollout, self._completion_lengths) if self._completion_lengths else rollout
@@ -71,7 +71,10 @@ class Generator:
         return self._continuous(batch)(variables, padded, key, question_U)
 
     def texts(self, rollout: Rollout) -> list[list[str]]:
-        """What was written, by question and sample; a thought that the prompt has opened begins with ``<think>``."""
+        """What was written, by question and sample; a thought that the prompt has opened begins with ``<think>``.
+
+        Of a rollout that this host holds whole, see ``sharding.everywhere``.
+        """
         tokens_BC, valid_BC = np.asarray(rollout.completion_BC), np.asarray(rollout.valid_BC)
         rows = [
             self.tokenizer.decode(tokens[valid].tolist()) for tokens, valid in zip(tokens_BC, valid_BC, strict=True)

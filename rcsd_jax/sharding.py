@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rcsd_jax.types import Array, Tree
@@ -121,6 +123,8 @@ def check_rows(rows: Mapping[str, int], mesh: Mesh) -> None:
 def place_batch(batch: Tree, mesh: Mesh) -> Tree:
     """Host arrays onto the devices, their rows over data and fsdp.
 
+    Every host has the whole batch and gives the rows that lie on its devices.
+
     Raises:
       ValueError: the rows can not be dealt out evenly.
     """
@@ -131,7 +135,20 @@ def place_batch(batch: Tree, mesh: Mesh) -> Tree:
             f"a batch of {rows[0]} rows does not divide over {parts} devices (data * fsdp of the mesh): "
             f"make its size in the config a multiple of {parts}, or use more of the devices along tensor"
         )
-    return jax.device_put(batch, batch_sharding(mesh))
+    layout = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, layout)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, layout, np.asarray(x).__getitem__), batch)
+
+
+def everywhere(batch: Tree, mesh: Mesh) -> Tree:
+    """The same arrays whole on every host, so that each can read them; on one host they are as they were."""
+    return batch if jax.process_count() == 1 else _replicate(mesh)(batch)
+
+
+@functools.cache
+def _replicate(mesh: Mesh) -> Callable[[Tree], Tree]:
+    return jax.jit(lambda batch: batch, out_shardings=replicated(mesh))
 
 
 def platform() -> str:

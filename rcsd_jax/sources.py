@@ -105,8 +105,7 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
         collected = collector(state, step // updates)
         held = collected.batch if updates > 1 else None
         # What the host looks at a step later must not keep the teacher's hidden states on the device.
-        rollout = collected.batch.rollout
-        _, problems, texts, numbers, reads = collected
+        _, rollout, problems, texts, numbers, reads = collected
         return collected.batch, lambda: look(rollout, problems, texts(), numbers, reads)
 
     def look(

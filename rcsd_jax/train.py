@@ -22,7 +22,9 @@ from rcsd_jax import (
     command,
     compilations,
     config,
+    ending,
     evaluate,
+    hosts,
     learning,
     lm,
     metrics,
@@ -33,6 +35,7 @@ from rcsd_jax import (
 from rcsd_jax.types import TrainState, Tree
 from rcsd_jax.workdir import Workdir, write_json
 
+COPIES = 3  # of the state on disk: two checkpoints, and one that is being written
 WARM = 3  # steps after which no function should need compiling any more
 TRAJECTORIES = 8  # rollouts that are kept as text, of a step whose turn it is
 SHOWN = ("loss", "reward", "accuracy", "rollout_accuracy", "rollout_valid")  # in the progress line
@@ -51,6 +54,7 @@ def train(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
     Raises:
       Diverged: ``train.max_skipped`` steps in a row could not be used; diverged.json has their numbers.
       ValueError: bfloat16 weights would learn.
+      ending.Ended: it was asked to, and everything is saved.
     """
     if experiment.model.trainable == "params" and experiment.model.compute.param_dtype == "bfloat16":
         raise ValueError(
@@ -63,15 +67,16 @@ def train(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
     summary = folder.done()
     if summary is not None:
         return summary
-    with jax.set_mesh(mesh):
-        return folder.finish(_train(experiment, folder, mesh))
+    with folder.held() as pulse, jax.set_mesh(mesh):
+        return folder.finish(_train(experiment, folder, mesh, pulse))
 
 
-def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
+def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Pulse) -> dict[str, Any]:
     # 1. The model, the data, the step.
     model = models.load(e.model, e.seed, mesh)
     transformer, tokenizer = model.transformer, model.tokenizer
     source = sources.of(e, model, mesh)
+    hosts.agree(dataclasses.asdict(source.meta))
     step_function = learning.make_train_step(
         transformer,
         learning.OBJECTIVES[e.objective],
@@ -84,7 +89,9 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
     )
     with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
         # 2. The newest sound checkpoint, if this run was here before; metrics after it are cut off.
-        restored = checkpoints.restore(models.abstract_state(e, transformer, mesh), source.meta)
+        abstract = models.abstract_state(e, transformer, mesh)
+        folder.check_room(COPIES * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
+        restored = checkpoints.restore(abstract, source.meta)
         start = 0 if restored is None else restored.step
         state = models.initial_state(e, model, mesh) if restored is None else models.whole(restored.state, model)
         del model  # the first step donates its weights
@@ -106,14 +113,14 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh) -> dict[str, Any]:
                 meta = dataclasses.replace(source.meta, metrics_bytes=writer.position)
                 checkpoints.save(step, models.learned(state), meta)
 
-            state = _loop(e, source, step_function, state, start, report, save)
+            state = _loop(e, source, step_function, state, start, report, save, pulse)
     # 4. The model for others to load, what all this was, and how good the model is.
-    if not (folder / "model").exists():  # it appears whole, and then the run may have been killed while it was measured
+    if not hosts.from_first((folder / "model" / "config.json").exists):  # or it was killed after that
         lm.export(os.fspath(folder / "model"), transformer, state.variables, tokenizer)
-    summary = {**source.facts, **_totals(metrics.read_metrics(folder / "metrics.jsonl"))}
+    summary = {**source.facts, **hosts.from_first(lambda: _totals(metrics.read_metrics(folder / "metrics.jsonl")))}
     if e.task == "answer":
         trained = models.LanguageModel(transformer, state.variables, tokenizer)
-        summary["evaluation"] = evaluate.evaluate_model(e, trained, folder, mesh)
+        summary["evaluation"] = evaluate.evaluate_model(e, trained, folder, mesh, pulse)
     return summary
 
 
@@ -134,14 +141,20 @@ def _loop(
     start: int,
     report: Reporter,
     save: Callable[[int, TrainState], None],
+    pulse: ending.Pulse,
 ) -> TrainState:
     for step in range(start, e.train.steps):
         batch, look = source.batch(state, step)
         state, numbers = step_function(state, batch)
         report(step + 1, look, numbers)
-        if (step + 1) % e.train.checkpoint_every == 0 or step + 1 == e.train.steps:
+        # Checkpoints lie between rollouts.
+        is_asked = (step + 1) % e.train.updates_per_rollout == 0 and pulse()
+        if (step + 1) % e.train.checkpoint_every == 0 or step + 1 == e.train.steps or is_asked:
             report.flush()
+            hosts.agree(report.newest)  # nothing else would notice hosts whose numbers have parted
             save(step + 1, state)
+        if is_asked:
+            raise pulse.ended(f"step {step + 1} is saved")
     return state
 
 
@@ -157,6 +170,7 @@ class Reporter:
         self._config, self._folder, self._writer, self._progress = e.train, folder, writer, progress
         self._clock = time.monotonic()
         self._compiled, self._steps, self._idle = len(compilations.ledger()), 0, 0
+        self.newest: dict[str, str] = {}  # numbers of the last step that was written, for comparison
         self._unread: tuple[int, Callable[[], sources.Numbers], Tree] | None = None
 
     def __call__(self, step: int, look: Callable[[], sources.Numbers], numbers: Tree) -> None:
@@ -173,12 +187,16 @@ class Reporter:
 
     def _write(self, step: int, look: Callable[[], sources.Numbers], numbers: Tree) -> None:
         """The metrics, and if it is their turn, some rollouts."""
-        host = look()
+        host = look() if hosts.is_first() else sources.Numbers({}, [])
         self._warn_of_compilations(step)
         if host.trajectories and (step == 1 or step % self._config.trajectories_every == 0):
             kept = [dataclasses.asdict(trajectory) for trajectory in host.trajectories[:TRAJECTORIES]]
-            write_json(self._folder / "trajectories" / f"step_{step:06d}.json", kept)
+            try:
+                write_json(self._folder / "trajectories" / f"step_{step:06d}.json", kept)
+            except OSError as error:
+                logging.warning("the texts of step %d could not be written (%s); the run goes on", step, error)
         row = {name: float(value) for name, value in jax.device_get(numbers).items()}
+        self.newest = {"step": str(step), **{name: repr(value) for name, value in row.items()}}
         before, self._clock = self._clock, time.monotonic()
         row |= host.metrics | {"step_seconds": self._clock - before}  # steps overlap: the times between reports add up
         self._writer.write(step, row)

@@ -1,36 +1,38 @@
 """The folder of one run: what it was asked (config.json), where it ran (env.json), and whether it ended (done.json).
 
     config.json  env.json  metrics.jsonl  tensorboard/  checkpoints/  trajectories/  model/  diverged.json
-    evaluation/  rubrics.jsonl  quality.json  compilations.json  done.json
+    evaluation/  rubrics.jsonl  quality.json  compilations.json  done.json  lock  STOP
 
 A folder belongs to one config: opened again with the same one it is continued, with another it is refused. Keys that no
-number depends on (``config.FREE``) may change, and so may all of them while nothing was made in the folder.
+number depends on (``config.FREE``) may change, and so may all of them while nothing was made in the folder. It belongs
+to one run at a time (lock), and an empty file STOP ends that run at its next step. Only host 0 writes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from etils import epath
 
-from rcsd_jax import compilations, config
+from rcsd_jax import compilations, config, ending, hosts, preflight
 from rcsd_jax.files import write_whole
 
 MADE = ("checkpoints", "metrics.jsonl", "rubrics.jsonl", "evaluation", "model", "done.json")  # what costs work to make
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "grain", "numpy")
 
 
 class Workdir:
-    """Opens ``folder`` for ``experiment``, making it where it is missing.
+    """The folder ``folder`` of a run of ``experiment``; nothing is written before it is ``held``.
 
     Raises:
       ValueError: the folder holds a run of another config; the message lists the keys that differ.
@@ -38,37 +40,84 @@ class Workdir:
 
     def __init__(self, folder: str | os.PathLike[str], experiment: config.Experiment):
         self.folder = epath.Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._config = config.to_json(experiment)
+        self._experiment = experiment
         self._compiled_before = len(compilations.ledger())  # by earlier runs of this process
-        path, wanted = self.folder / "config.json", json.loads(self._config)
-        old = json.loads(path.read_text()) if path.exists() else None
-        if old is not None and any((self.folder / name).exists() for name in MADE):
-            _refuse_another(old, wanted, self.folder)
-        if old != wanted and jax.process_index() == 0:
-            write_json(path, wanted)
-            write_json(self.folder / "env.json", environment())
+        hosts.from_first(self._refuse_another)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[ending.Pulse]:
+        """While it is open the folder is this run's alone, on all of its hosts; gives what the loops are to call.
+
+        Raises:
+          ValueError: another run has the folder, or began one with another config; a file STOP is there.
+          hosts.HostError: the hosts are not alike, or do not share the folder.
+        """
+        hosts.agree(preflight.facts(self._experiment))
+        with preflight.claimed(self.folder), ending.Pulse(self.folder / "STOP") as pulse:
+            hosts.from_first(self._begin)
+            yield pulse
+
+    def _begin(self) -> None:
+        if (self.folder / "STOP").exists():
+            raise ValueError(f"{self.folder / 'STOP'} is there: remove it, and the same command goes on")
+        self._refuse_another()  # the last one to have the folder may have begun something
+        write_json(self.folder / "config.json", json.loads(config.to_json(self._experiment)))
+        old = _read(self.folder / "env.json") or {}
+        earlier = old.pop("earlier", []) + ([old] if old else [])
+        write_json(self.folder / "env.json", environment() | {"earlier": earlier})
+
+    def _refuse_another(self) -> None:
+        old = _read(self.folder / "config.json")
+        if old is None or not any((self.folder / name).exists() for name in MADE):
+            return
+        new = json.loads(config.to_json(self._experiment))
+        changed = hosts.differences(config.without_free(old), config.without_free(new), "config")
+        lines = [f"  - {path} was {before!r}, is {now!r}" for path, before, now in changed]
+        if lines:
+            raise ValueError(
+                f"{self.folder} holds a run of another config:\n"
+                + "\n".join(lines)
+                + "\nuse another --workdir, or give the old values"
+            )
 
     def __truediv__(self, name: str) -> epath.Path:
         return self.folder / name
 
     def done(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None."""
-        path = self.folder / "done.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return hosts.from_first(lambda: _read(self.folder / "done.json"))
+
+    def check_room(self, size: int) -> None:
+        """Refuses to begin what cannot be saved.
+
+        Raises:
+          ValueError: the disk of the folder has less than ``size`` bytes left. A bucket has always enough.
+        """
+        if "://" in os.fspath(self.folder):
+            return
+        free = hosts.from_first(lambda: shutil.disk_usage(self.folder).free)
+        if free < size:
+            raise ValueError(
+                f"{self.folder} has {free / 1e9:.1f} GB left, its checkpoints need {size / 1e9:.1f} GB: make room, or "
+                "use another --workdir"
+            )
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Says that everything in the folder is complete."""
-        if jax.process_index() == 0:
-            compiled = compilations.ledger()[self._compiled_before :]
+        """Says that everything in the folder is complete, once it is for all hosts; the summary of host 0."""
+        compiled = compilations.ledger()[self._compiled_before :]
+
+        def write() -> dict[str, Any]:
             write_json(self.folder / "compilations.json", [dataclasses.asdict(line) for line in compiled])
             write_json(self.folder / "done.json", summary)
-        return summary
+            return summary
+
+        return hosts.from_first(write)
 
 
 def write_json(path: epath.Path, value: Any) -> None:
-    """Writes JSON for people: indented, keys sorted. The file appears whole or not at all."""
-    write_whole(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+    """Writes JSON for people: indented, keys sorted. It appears whole or not at all. Host 0 writes, others do not."""
+    if hosts.is_first():
+        write_whole(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def environment() -> dict[str, Any]:
@@ -77,7 +126,7 @@ def environment() -> dict[str, Any]:
         "command": " ".join(sys.argv),
         "commit": _commit(),
         "devices": [str(device.device_kind) for device in jax.devices()],
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": preflight.packages(),
         "processes": jax.process_count(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -95,19 +144,5 @@ def _commit() -> str | None:
     return git.stdout.strip() or None
 
 
-def _refuse_another(old: Any, new: Any, folder: epath.Path) -> None:
-    differences = list(_differences(config.without_free(old), config.without_free(new), "config"))
-    if differences:
-        raise ValueError(
-            f"{folder} holds a run of another config:\n"
-            + "\n".join(f"  - {line}" for line in differences)
-            + "\nuse another --workdir, or give the old values"
-        )
-
-
-def _differences(old: Any, new: Any, path: str):
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}")
-    elif old != new:
-        yield f"{path} was {old!r}, is {new!r}"
+def _read(path: epath.Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from rcsd_jax import command, config, metrics, models, questions, rubrics, sharding
+from rcsd_jax import command, config, ending, hosts, metrics, models, questions, rubrics, sharding
 from rcsd_jax.encoding import Encoder
 from rcsd_jax.measure import completions
 from rcsd_jax.randomness import key_for
@@ -36,26 +36,31 @@ def write_rubrics(experiment: config.Experiment, workdir: str) -> dict[str, Any]
     summary = folder.done()
     if summary is not None:
         return summary
-    with jax.set_mesh(mesh):
+    with folder.held() as pulse, jax.set_mesh(mesh):
         model = models.load(models.without_adapters(experiment.model), experiment.seed, mesh)
-        return folder.finish(_write(experiment, model, folder, mesh))
+        return folder.finish(_write(experiment, model, folder, mesh, pulse))
 
 
 def _write(
-    e: config.Experiment, model: models.LanguageModel, folder: Workdir, mesh: jax.sharding.Mesh
+    e: config.Experiment,
+    model: models.LanguageModel,
+    folder: Workdir,
+    mesh: jax.sharding.Mesh,
+    pulse: ending.Pulse,
 ) -> dict[str, Any]:
     started = time.monotonic()
     problems = questions.load(e.data, e.data.split)
     encoder = Encoder(model.tokenizer, e.prompts, "rubric")
     rules = rubrics.RubricRules(e.rubrics.min_criteria, e.rubrics.max_criteria)
-    cache = rubrics.RubricCache(folder / "rubrics.jsonl")
+    cache = rubrics.RubricCache(folder / "rubrics.jsonl", writes=hosts.is_first())
     prompts = {problem.id: encoder.student(problem) for problem in problems}
     asked = [problem for problem in problems if len(prompts[problem.id]) <= e.prompts.student_lengths[-1]]
     too_long = len(problems) - len(asked)
     generator_name = f"{e.model.source}@{models.weights_hash(model.variables)}"
     keys = {problem.id: _key(e, generator_name, problem, prompts[problem.id]) for problem in asked}
     # A question that stands in the data several times is asked once.
-    left = list({keys[problem.id]: problem for problem in asked if keys[problem.id] not in cache}.values())
+    missing = hosts.from_first(lambda: [place for place, p in enumerate(asked) if keys[p.id] not in cache])
+    left = list({keys[asked[place].id]: asked[place] for place in missing}.values())
     generator = Generator(model, e.sampling, 1, e.prompts.student_lengths, mesh)
     tokens = 0
     for attempt in range(1, e.rubrics.retries + 2):
@@ -74,6 +79,8 @@ def _write(
                 else:
                     cache.append(keys[problem.id], entry)
                 progress.advance()
+                if pulse():
+                    raise pulse.ended(f"{len(cache)} rubrics are written")
         left = failed
     return _summary(asked, keys, cache, rules, folder) | {
         "dropped_before": {"prompt too long": too_long} if too_long else {},

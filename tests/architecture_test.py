@@ -9,12 +9,12 @@ ROOT = Path(__file__).parents[1] / "rcsd_jax"
 # From the ground up. Rooms of floors 1 and 2 do not know each other; the files of the other floors know those before
 # them in the row.
 FLOORS = [
-    ("types", "masked", "randomness", "sharding", "compilations", "files", "journal"),
+    ("types", "masked", "randomness", "sharding", "compilations", "files", "journal", "hosts", "ending"),
     ("lm", "rubrics", "data"),
     ("learning", "evaluation", "judges"),
     (
-        *("checkpoint", "metrics", "report", "config", "workdir", "models", "questions", "encoding", "examples"),
-        *("rollout", "measure", "rewards", "collector", "sources"),
+        *("checkpoint", "metrics", "report", "config", "preflight", "workdir", "models", "questions"),
+        *("encoding", "examples", "rollout", "measure", "rewards", "collector", "sources"),
     ),
     ("command", "evaluate", "write_rubrics", "compare", "train", "export", "pipeline", "checks", "doctor"),
 ]

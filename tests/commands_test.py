@@ -133,10 +133,16 @@ def test_a_leftover_argument_fails_the_process(tmp_path):
 # The folder of a run
 
 
+def begin(folder, e):
+    with Workdir(folder, e).held():
+        pass
+    return Workdir(folder, e)
+
+
 def test_a_folder_belongs_to_one_config_and_says_which_keys_differ(tmp_path):
-    Workdir(tmp_path, experiment(seed=1))
-    (Workdir(tmp_path, experiment()) / "checkpoints").mkdir()  # nothing was made before: it may have been a slip
-    Workdir(tmp_path, experiment())
+    begin(tmp_path, experiment(seed=1))
+    (begin(tmp_path, experiment()) / "checkpoints").mkdir()  # nothing was made before: it may have been a slip
+    begin(tmp_path, experiment())
     with pytest.raises(ValueError) as caught:
         Workdir(tmp_path, experiment(train__steps=7, prompts__teacher_lengths=(64, 128)))
     told = str(caught.value)
@@ -145,15 +151,24 @@ def test_a_folder_belongs_to_one_config_and_says_which_keys_differ(tmp_path):
     assert told.count("\n  - ") == 2 and "use another --workdir" in told
     assert config.read(json.loads((tmp_path / "config.json").read_text())) == experiment()
     saving = experiment(train__checkpoint_every=7, mesh__fsdp=4)
-    Workdir(tmp_path, saving)
+    begin(tmp_path, saving)
     assert config.read(json.loads((tmp_path / "config.json").read_text())) == saving, "no number depends on these"
     assert config.content_hash(saving) == config.content_hash(experiment()) != config.content_hash(experiment(seed=1))
 
 
 def test_a_machine_without_git_has_no_commit_and_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    Workdir(tmp_path, experiment())
+    begin(tmp_path, experiment())
     assert json.loads((tmp_path / "env.json").read_text())["commit"] is None
+
+
+def test_every_start_of_a_run_is_in_its_environment(tmp_path):
+    starts = []
+    for _ in range(3):
+        begin(tmp_path, experiment())
+        starts.append(json.loads((tmp_path / "env.json").read_text()))
+    assert [len(start.pop("earlier")) for start in starts] == [0, 1, 2]
+    assert json.loads((tmp_path / "env.json").read_text())["earlier"] == starts[:2]
 
 
 def test_a_run_is_done_when_it_says_so(tmp_path):
@@ -178,7 +193,7 @@ def test_finished_runs_are_compared_whatever_command_made_them(tiny_run, tmp_pat
 
 
 def test_a_run_that_is_not_finished_is_not_compared(tiny_run, tmp_path):
-    Workdir(tmp_path / "unfinished", experiment())
+    begin(tmp_path / "unfinished", experiment())
     with pytest.raises(ValueError, match="unfinished is not finished"):
         compare.compare_runs([tiny_run / "base", tmp_path / "unfinished"], tmp_path, baseline="base", title="")
     with pytest.raises(ValueError, match="the baseline is 'bass'"):

@@ -3,6 +3,8 @@
 import json
 import logging
 import math
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +12,16 @@ import numpy as np
 import pytest
 from tiny_pipeline import experiment
 
-from rcsd_jax import checkpoint, config, evaluate, export, lm, metrics, models, sharding, sources
+from rcsd_jax import checkpoint, config, ending, evaluate, export, lm, metrics, models, sharding, sources
 from rcsd_jax.train import Diverged, train
 from rcsd_jax.workdir import Workdir
 
 SHORT = {"train__steps": 5, "train__checkpoint_every": 2, "evaluation__splits": ()}
 RUNS = {
     "sft": {"objective": "sft", "train__row_length": 128, "train__rows": 8},
-    **{weights: {"teacher__weights__weights": weights} for weights in ("base", "ema", "snapshot")},
+    **{kind: {"teacher__weights__kind": kind} for kind in ("base", "live", "ema", "snapshot", "trust_region")},
 }
+EPOCH = {"data__limit": 20}  # the third step of eight begins the second one
 OF_THE_CLOCK = {"time", "step_seconds"}
 
 
@@ -64,7 +67,7 @@ def last_state(e, folder):
 
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_killed_run_continues_to_the_very_bits_of_one_that_was_not(kind, one_device, tmp_path, monkeypatch):
-    e = experiment(**SHORT, **RUNS[kind])
+    e = experiment(**SHORT, **EPOCH, **RUNS[kind])
     summary = train(e, tmp_path / "whole")
     with monkeypatch.context() as patched, pytest.raises(Killed):
         kill_at(patched, 3)
@@ -107,6 +110,40 @@ def test_a_run_that_was_killed_while_it_was_measured_is_measured_and_then_left_a
         train(experiment(objective="sft", train__row_length=128, train__rows=8, train__steps=2), tmp_path)
 
 
+def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_when_started_again(one_device, tmp_path, monkeypatch):
+    e = experiment(**{**SHORT, **RUNS["sft"], "train__checkpoint_every": 50})
+    train(e, tmp_path / "whole")
+    run = tmp_path / "run"
+
+    def ask(step, batch, look):
+        if step == 1:
+            (run / "STOP").touch()
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch, look
+
+    meddle(monkeypatch, ask)
+    monkeypatch.setattr(ending, "_LOOK_SECONDS", 0.0)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        ending.listen()
+        with pytest.raises(ending.Ended, match="step 2 is saved.*STOP was there: remove it") as stopped:
+            train(e, run)
+        with pytest.raises(ValueError, match="STOP is there: remove it, and the same command goes on"):
+            train(e, run)
+        (run / "STOP").unlink()
+        with pytest.raises(ending.Ended, match="step 4 is saved; the same command goes on") as preempted:
+            train(e, run)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert (stopped.value.code, preempted.value.code) == (0, 85)
+    train(e, run)
+    assert numbers(run) == numbers(tmp_path / "whole")
+    states = [last_state(e, folder)[1].state for folder in (run, tmp_path / "whole")]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
 def test_steps_that_are_not_finite_are_skipped_and_then_stop_the_run(one_device, tmp_path, monkeypatch):
     e = experiment(**SHORT, train__max_skipped=2)
 
@@ -114,6 +151,7 @@ def test_steps_that_are_not_finite_are_skipped_and_then_stop_the_run(one_device,
         return (batch.replace(teacher_hidden_BCD=batch.teacher_hidden_BCD * jnp.nan) if step else batch), look
 
     meddle(monkeypatch, poison)
+    (tmp_path / "trajectories").write_text("")  # what cannot be written for people to read does not stop a run
     with pytest.raises(Diverged, match="2 steps in a row up to step 3.*config.optimizer.learning_rate"):
         train(e, tmp_path)
     dump = json.loads((tmp_path / "diverged.json").read_text())
@@ -131,7 +169,8 @@ def test_the_exported_model_is_the_last_state(one_device, tmp_path):
     with pytest.raises(ValueError, match="holds no run"):
         export.export(e, tmp_path / "run", tmp_path / "exported")
     assert not (tmp_path / "run").exists()
-    Workdir(tmp_path / "run", e)
+    with Workdir(tmp_path / "run", e).held():
+        pass
     with pytest.raises(ValueError, match="holds no checkpoint yet"):
         export.export(e, tmp_path / "run", tmp_path / "exported")
     train(e, tmp_path / "run")

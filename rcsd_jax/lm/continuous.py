@@ -106,7 +106,7 @@ class ContinuousSampler:
     def _take_ended(self, asked: Tree, state: Decoding, place_G: np.ndarray) -> tuple[np.ndarray, Rollout]:
         """(places, rollout) of the questions that are finished, which leave ``place_G``."""
         of_slots = jax.tree.map(lambda x: x[np.maximum(place_G, 0)], asked)
-        rollout = jax.device_get(self._to_rollout(state, *of_slots))
+        rollout = jax.device_get(sharding.everywhere(self._to_rollout(state, *of_slots), self._mesh))
         is_done_G = (rollout.finish_B.reshape(len(place_G), -1) != RUNNING).all(axis=1) & (place_G != FREE)
         places = place_G[is_done_G]
         place_G[is_done_G] = FREE

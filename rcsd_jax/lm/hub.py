@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
+import hashlib
+import os
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import huggingface_hub
 import huggingface_hub.errors
+from etils import epath
 
 # Never a pickle (*.bin, *.pth): unpickling runs code of the file's author.
 TOKENIZER_PATTERNS = (
@@ -26,12 +31,14 @@ def fetch(source: str | Path, patterns: Sequence[str]) -> Path:
     """The folder that holds the files of ``source``, downloaded first if it is a hub id.
 
     Args:
-      source: a folder, or an id such as "Qwen/Qwen3-1.7B".
+      source: a folder, one in a bucket ("gs://..."), or an id such as "Qwen/Qwen3-1.7B".
       patterns: what to download; a local folder is taken as it is.
 
     Raises:
       ValueError: neither a folder nor a hub id, or the hub does not give it.
     """
+    if "://" in str(source):
+        return _copied(epath.Path(source), patterns)
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
@@ -54,3 +61,21 @@ def fetch(source: str | Path, patterns: Sequence[str]) -> Path:
             f"model {source} cannot be fetched ({type(error).__name__}: {error}): check the network and the disk, "
             "or give the path of a downloaded folder"
         ) from error
+
+
+def _copied(bucket: epath.Path, patterns: Sequence[str]) -> Path:
+    """The files of a folder in a bucket, as they are now, below this machine's folder for temporary files."""
+    if not bucket.is_dir():
+        raise ValueError(f"model {bucket} is not there: check the name, and the access to the bucket")
+    name = hashlib.sha256(os.fspath(bucket).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / "rcsd_jax_models" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in bucket.iterdir():
+        if not any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns):
+            continue
+        there, here = path.stat(), folder / path.name
+        if not here.exists() or here.stat().st_size != there.length or here.stat().st_mtime < there.mtime:
+            unfinished = folder / f".{path.name}.{os.getpid()}"  # other processes of this machine may do the same
+            path.copy(unfinished, overwrite=True)
+            os.replace(unfinished, here)
+    return folder

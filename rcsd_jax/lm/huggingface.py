@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
+from etils import epath
 from jax.sharding import Mesh
 
-from rcsd_jax import sharding
+from rcsd_jax import hosts, sharding
 from rcsd_jax.lm import checkpoint_folder, hub
 from rcsd_jax.lm.architecture import Compute, LoraConfig
 from rcsd_jax.lm.config_json import config_json, read_architecture
@@ -19,6 +20,8 @@ from rcsd_jax.lm.lora import merge
 from rcsd_jax.lm.tokenizer import ChatTokenizer
 from rcsd_jax.lm.transformer import Transformer, axes, init
 from rcsd_jax.types import Array, Tree
+
+LAST = "config.json"  # a model is there when this is: readers look for it first
 
 
 def load(
@@ -97,10 +100,11 @@ def export(
     """Writes a folder that transformers and vLLM load: config, generation config, tokenizer, safetensors.
 
     Adapters are merged. Weights that were not trained come out byte for byte as they went in, if ``dtype`` is theirs.
-    The folder appears whole or not at all. Of several hosts all must call it.
+    A local folder appears whole or not at all; in a bucket, which has no renaming, config.json comes last. Of several
+    hosts all must call it.
 
     Args:
-      folder: a local folder that does not exist yet.
+      folder: one that does not exist yet, local or in a bucket ("gs://...").
       transformer: says what the variables mean.
       variables: "params" and perhaps "lora".
       tokenizer: as it was loaded.
@@ -108,19 +112,21 @@ def export(
       max_shard_bytes: the size from which a second file is begun.
 
     Raises:
-      ValueError: the folder exists or is no local one, or the dtype is another.
+      ValueError: the folder exists, or the dtype is another.
     """
     dtype = dtype or transformer.compute.param_dtype
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"cannot export as {dtype!r}: use 'float32' or 'bfloat16'")
-    if "://" in str(folder):
-        raise ValueError(f"cannot export to {folder}: give a local folder and copy it afterwards")
-    folder = Path(folder).expanduser().absolute()
-    if folder.exists():
-        raise ValueError(f"{folder} exists: choose another folder, or remove this one")
+    is_local = "://" not in str(folder)
+    target = epath.Path(folder).expanduser().absolute() if is_local else epath.Path(folder)
+    if hosts.from_first((target if is_local else target / LAST).exists):
+        raise ValueError(f"{target} exists: choose another folder, or remove this one")
     params = merge(variables, transformer)["params"]
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.{jax.process_index()}")
-    unfinished.mkdir(parents=True)
+    if is_local:
+        unfinished = Path(target).with_name(f".{target.name}.{os.getpid()}.{jax.process_index()}")
+        unfinished.mkdir(parents=True)
+    else:
+        unfinished = Path(tempfile.mkdtemp())
     try:
         checkpoint_folder.write(unfinished, params, dtype, max_shard_bytes)
         config = config_json(
@@ -130,11 +136,19 @@ def export(
             pad_id=tokenizer.pad_id,
             bos_id=tokenizer.bos_id,
         )
-        (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (unfinished / LAST).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         tokenizer.save(unfinished)
-        if jax.process_index() == 0:
-            os.rename(unfinished, folder)
+        if hosts.is_first():
+            if is_local:
+                os.rename(unfinished, target)
+            else:
+                _upload(unfinished, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"exported {folder}")
+    hosts.exchange("exported")  # then it is there for all
+
+
+def _upload(folder: Path, target: epath.Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == LAST):
+        epath.Path(path).copy(target / path.name, overwrite=True)

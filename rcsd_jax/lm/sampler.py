@@ -76,7 +76,7 @@ class Sampler:
         """``options`` are the other keyword arguments of :func:`sample`."""
         self._sample = compilations.jit("sample", partial(sample, transformer, sampling=sampling, **options))
 
-    def __call__(self, variables: Tree, prompts: PromptBatch, key: Array, question_G: Array) -> Rollout:
+    def __call__(self, variables: Tree, prompts: PromptBatch, key: Array, question_G: Array | np.ndarray) -> Rollout:
         """The completions; returns as soon as the work is dispatched."""
         return self._sample(variables, prompts, key, question_G)
 

@@ -53,12 +53,16 @@ class Entry:
 class RubricCache:
     """The entries of one file. Reading never writes, and a missing file is an empty cache.
 
+    Args:
+      path: of the file.
+      writes: False for one that only remembers what it is given, as where another host writes the same.
+
     Raises:
       ValueError: a complete line that is no record, named by file and line.
     """
 
-    def __init__(self, path: os.PathLike[str] | str):
-        self._journal = Journal(path)
+    def __init__(self, path: os.PathLike[str] | str, *, writes: bool = True):
+        self._writes, self._journal = writes, Journal(path)
         self._entries: dict[str, Entry] = {}
         self._questions: dict[str, str] = {}
         self._lines = 0
@@ -117,6 +121,11 @@ class RubricCache:
 
     def extend(self, pairs: Iterable[tuple[RubricKey, Entry]]) -> None:
         """``append`` for several entries with one write: a crash keeps the first of them, none of them halved."""
+        if not self._writes:
+            for key, entry in pairs:
+                self._entries.setdefault(key.digest, entry)
+                self._questions.setdefault(key.digest, key.question)
+            return
         with self._journal.locked() as append:
             self.refresh()
             new = {key.digest: _to_line(key, entry) for key, entry in reversed(list(pairs))}

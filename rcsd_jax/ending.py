@@ -1,0 +1,138 @@
+"""How a run ends before its work is done: it was asked to, or it hangs.
+
+Asked by SIGTERM or SIGINT it saves and leaves with 85, which launchers take for "run me again"; asked by a file STOP in
+its folder, with 0. Of several hosts all leave at the same point, whichever was asked. What hangs shows the stacks of
+all its threads and leaves with 134, the code of an abort.
+"""
+
+from __future__ import annotations
+
+import collections
+import faulthandler
+import itertools
+import os
+import signal
+import statistics
+import sys
+import threading
+import time
+
+import jax
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from rcsd_jax import hosts
+
+PREEMPTED, ABORTED = 85, 134
+# A pulse is late after 10 times the median of the last ones, and no sooner than this; the first ones have all the
+# compiling in them.
+_LATE, _SECONDS, _WARM = 10, 1800.0, 3
+_LOOK_SECONDS = 5.0  # between two looks for the file STOP
+_STDERR = 2  # whatever sys.stderr has become, as in a notebook
+
+_signalled = threading.Event()
+_points = itertools.count(1)  # where all hosts are asked whether to end: equally often on each
+
+
+class Ended(Exception):
+    """The run was asked to end and everything is saved; ``code`` is for the process to exit with."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+def listen() -> None:
+    """Takes SIGTERM and SIGINT as the wish to end from now on; a second one ends the process at once.
+
+    Of several hosts jax itself takes SIGTERM, and tells the others: a handler of ours would take it away from it.
+    """
+    faulthandler.enable(_STDERR)  # stacks also where the runtime aborts, as it does when another host is gone
+    if not jax.distributed.is_initialized():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _take)
+
+
+def _take(number: int, frame: object) -> None:
+    del frame
+    _signalled.set()
+    signal.signal(number, signal.SIG_DFL)
+    print("asked to end: saving after this step; once more ends at once", file=sys.stderr, flush=True)
+
+
+def lost_host(error: BaseException) -> bool:
+    """Whether this is how one host learns that another is gone: a computation of both that cannot go on."""
+    is_of_runtime = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
+    return is_of_runtime and jax.process_count() > 1
+
+
+class Pulse:
+    """What a loop calls once a step: it keeps the watchdog quiet and says whether to end. A context manager.
+
+    Args:
+      stop: the file whose being there asks the run to end; only host 0 looks.
+    """
+
+    def __init__(self, stop: epath.Path):
+        self._stop, self._next_look = stop, 0.0
+        self._seconds = float(os.environ.get("RCSD_HANG_SECONDS", _SECONDS))
+        self._paces: collections.deque[float] = collections.deque(maxlen=50)
+        self._beat, self._last = threading.Condition(), time.monotonic()
+        self._open = True
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Pulse:
+        self._last = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._beat:
+            self._open = False
+            self._beat.notify()
+        self._thread.join()
+
+    def __call__(self) -> bool:
+        """A step is done; whether to end now, the same on every host. All hosts must call it equally often."""
+        with self._beat:
+            now = time.monotonic()
+            self._paces.append(now - self._last)
+            self._last = now
+            self._beat.notify()
+        if hosts.is_first() and not _signalled.is_set() and now >= self._next_look:
+            self._next_look = now + _LOOK_SECONDS
+            if self._stop.exists():
+                _signalled.set()
+                if jax.distributed.is_initialized():
+                    os.kill(os.getpid(), signal.SIGTERM)  # the way on which all hosts hear of it
+        if jax.distributed.is_initialized():
+            return multihost_utils.reached_preemption_sync_point(next(_points))
+        return _signalled.is_set()
+
+    def ended(self, what: str) -> Ended:
+        """To be raised once everything is saved. ``what`` says how far the run is: "step 12 is saved"."""
+        _signalled.clear()  # who catches it may begin another run
+        if hosts.from_first(self._stop.exists):
+            return Ended(f"{what}; {self._stop} was there: remove it, the same command goes on", 0)
+        return Ended(f"{what}; the same command goes on", PREEMPTED)
+
+    @property
+    def patience(self) -> float:
+        """Seconds until the next pulse is late."""
+        if len(self._paces) <= _WARM:
+            return 2 * self._seconds
+        return max(self._seconds, _LATE * statistics.median(self._paces))
+
+    def _watch(self) -> None:
+        with self._beat:
+            while self._open:
+                left = self._last + self.patience - time.monotonic()
+                if left > 0:
+                    self._beat.wait(left)
+                    continue
+                logging.error(
+                    "no step has ended for %.0f s, the stacks follow; the same command goes on", self.patience
+                )
+                faulthandler.dump_traceback(_STDERR, all_threads=True)
+                os._exit(ABORTED)

@@ -1,0 +1,22 @@
+"""Runs in sizes that teach nothing, for processes that are started and killed; ``:everything`` is one of ``KINDS``."""
+
+import tiny_pipeline
+
+KINDS = {
+    "sft": {"objective": "sft", "train.steps": 30, "train.checkpoint_every": 3},
+    "everything": {"objective": "distill_grpo", "evaluation.splits": ("eval",), "evaluation.limit": 6},
+    "rubrics": {"task": "rubric", "data.split": "rubric", "data.limit": 6, "rubrics.retries": 0},
+}
+
+
+def get_config(kind="sft"):
+    config = tiny_pipeline.common()
+    config.name = kind
+    config.model.science.update(layers=1, kv_heads=2)
+    config.train.update(steps=3, questions=4, checkpoint_every=2, rows=8, row_length=128)
+    config.data.limit = 20
+    config.sampling.max_new_tokens = 6
+    config.evaluation.update(splits=(), batch=4, greedy=False)
+    config.evaluation.sampling.max_new_tokens = 6
+    config.update_from_flattened_dict(KINDS[kind])
+    return config
