@@ -218,7 +218,7 @@ def describe(state: Tree) -> dict[str, dict[str, Any]]:
     devices, and any change of one element changes it.
     """
     leaves = _leaves(state)
-    sums = jax.device_get(_fingerprints(list(leaves.values())))
+    sums = jax.device_get(fingerprints(list(leaves.values())))
     return {
         path: {**_shape(leaf), "fingerprint": int(total)}
         for (path, leaf), total in zip(leaves.items(), sums, strict=True)
@@ -267,7 +267,8 @@ def _shape(leaf: Any) -> dict[str, Any]:
 
 
 @jax.jit
-def _fingerprints(leaves: list[Array]) -> list[Array]:
+def fingerprints(leaves: list[Array]) -> list[Array]:
+    """The fingerprint of every array, uint32."""
     return [_fingerprint(leaf) for leaf in leaves]
 
 
