@@ -48,7 +48,7 @@ def get_config(profile="paper"):
     config.train.steps = config.optimizer.total_steps = 100
     config.train.questions, config.train.samples = 32, 1
     config.train.micro_batches = 8
-    config.train.checkpoint_every = 10
+    config.train.checkpoint_every, config.train.keep_every = 10, 20  # the peak may lie before the end
     config.train.completion_lengths = (1024, 2048, 3072)
     config.evaluation.splits = ()  # the references are sentences, which rules cannot grade: see configs/gpqa.py
 

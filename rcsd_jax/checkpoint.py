@@ -90,17 +90,21 @@ class Checkpoints:
     Args:
       folder: made where it is missing; shared by all hosts.
       keep: how many to keep; older ones are deleted. Two or more, so that there is one to fall back on.
+      keep_every: those of steps that it divides are kept for good; 0: none.
       read_only: for looking at a run that may be under way: nothing in the folder is changed, and nothing is saved.
     """
 
-    def __init__(self, folder: os.PathLike[str] | str, *, keep: int = 2, read_only: bool = False):
+    def __init__(self, folder: os.PathLike[str] | str, *, keep: int = 2, keep_every: int = 0, read_only: bool = False):
         if keep < 2:
             raise ValueError(f"keep is {keep}: give at least 2, the second is what a damaged newest one falls back on")
         self.folder = epath.Path(folder).absolute() if "://" not in os.fspath(folder) else epath.Path(folder)
         self._read_only = read_only
         # What is half written is a save that was killed, or, to a mere reader, one that is still at work.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=not read_only, create=not read_only
+            max_to_keep=keep,
+            keep_period=keep_every or None,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
         )
         self._manager = _Manager(self.folder, options=options, item_names=("state", "record"))
 
@@ -146,31 +150,34 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def restore(self, abstract_state: Tree, meta: Meta) -> Restored | None:
+    def restore(self, abstract_state: Tree, meta: Meta, *, step: int | None = None) -> Restored | None:
         """The newest sound checkpoint, laid out as ``abstract_state`` says; None where there is none at all.
 
         Args:
           abstract_state: a ShapeDtypeStruct with a sharding (or an array) for every array of the state; the mesh may
             be another one than at the save.
           meta: what the run is now.
+          step: of the only checkpoint to look at; None: of any.
 
         Raises:
           Mismatch: the newest sound checkpoint is of another config, other data or another model; nothing is touched.
           ValueError: there are checkpoints and none can be read; nothing is touched.
         """
         damaged: dict[int, Exception] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for at in sorted(self._manager.all_steps(), reverse=True):
+            if step not in (None, at):
+                continue
             try:
-                restored = self._read(step, abstract_state, meta)
+                restored = self._read(at, abstract_state, meta)
             except _Damaged as error:
-                damaged[step] = error
-                logging.error("checkpoint %d of %s cannot be used: %s", step, self.folder, error)
+                damaged[at] = error
+                logging.error("checkpoint %d of %s cannot be used: %s", at, self.folder, error)
                 continue
             if damaged and not self._read_only:
                 self._set_aside(damaged)
             return restored
         if damaged:
-            reasons = "\n".join(f"  - step {step}: {error}" for step, error in damaged.items())
+            reasons = "\n".join(f"  - step {at}: {error}" for at, error in damaged.items())
             raise ValueError(f"no checkpoint in {self.folder} can be read:\n{reasons}\nmove them away to begin anew")
         return None
 
@@ -211,7 +218,7 @@ def describe(state: Tree) -> dict[str, dict[str, Any]]:
     devices, and any change of one element changes it.
     """
     leaves = _leaves(state)
-    sums = jax.device_get(_fingerprints(list(leaves.values())))
+    sums = jax.device_get(fingerprints(list(leaves.values())))
     return {
         path: {**_shape(leaf), "fingerprint": int(total)}
         for (path, leaf), total in zip(leaves.items(), sums, strict=True)
@@ -260,7 +267,8 @@ def _shape(leaf: Any) -> dict[str, Any]:
 
 
 @jax.jit
-def _fingerprints(leaves: list[Array]) -> list[Array]:
+def fingerprints(leaves: list[Array]) -> list[Array]:
+    """The fingerprint of every array, uint32."""
     return [_fingerprint(leaf) for leaf in leaves]
 
 

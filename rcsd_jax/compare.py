@@ -20,6 +20,8 @@ _RUNS = flags.DEFINE_list("runs", [], "workdirs of finished runs, separated by c
 _BASELINE = flags.DEFINE_string("baseline", "", "the folder name of the run that the others are compared with")
 CURVES = {
     "loss": "loss",
+    "measured_accuracy": "accuracy of evaluation.every",
+    "reward": "reward",
     "rollout_accuracy": "accuracy of the student's own rollouts",
     "rollout_valid": "share of valid rubrics",
     "rollout_length": "tokens of a rollout",
@@ -68,6 +70,13 @@ def _method(folder: epath.Path, experiment: dict[str, Any], summary: dict[str, A
     log = folder / "metrics.jsonl"
     budget = report.Budget(*(summary.get(name, 0) for name in ("steps", "sampled_tokens", "teacher_tokens", "seconds")))
     rows = metrics.read_metrics(log) if log.exists() else []
+    curve = json.loads((folder / "curve.json").read_text()) if (folder / "curve.json").exists() else {}
+    if curve:
+        mode = "sampled" if experiment["evaluation"]["samples"] else "greedy"
+        part = f"{experiment['evaluation']['splits'][0]}_{mode}"
+        last = summary["evaluation"]["results"][part]["accuracy"]["mean"]
+        measured = {int(step): found[part] for step, found in curve.items()} | {summary["steps"]: last}
+        rows += [{"step": step, "measured_accuracy": measured[step]} for step in sorted(measured)]
     return report.MethodResult(folder.name, experiment["description"], records, rows, budget)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from rcsd_jax.encoding import Encoder
 from rcsd_jax.measure import measure
 from rcsd_jax.randomness import key_for
 from rcsd_jax.rollout import Generator
-from rcsd_jax.types import Problem
+from rcsd_jax.types import Problem, Tree
 from rcsd_jax.workdir import Workdir
 
 
@@ -36,61 +37,85 @@ def evaluate(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
         return summary
     with folder.held() as pulse, jax.set_mesh(mesh):
         model = models.load(models.without_adapters(experiment.model), experiment.seed, mesh)
-        return folder.finish(evaluate_model(experiment, model, folder, mesh, pulse))
+        examination = Examination(experiment, model, mesh)
+        return folder.finish(evaluate_model(examination, model.variables, folder, experiment.name, pulse))
+
+
+class Examination:
+    """All that is asked of a model, and how it is sampled: compiled once, for any number of weights.
+
+    Raises:
+      ValueError: no question of a split can be asked.
+    """
+
+    def __init__(self, experiment: config.Experiment, model: models.LanguageModel, mesh: jax.sharding.Mesh):
+        wanted, self._experiment = experiment.evaluation, experiment
+        encoder = Encoder(model.tokenizer, experiment.prompts)
+        self._asked = {split: _ask(experiment, encoder, split) for split in wanted.splits}
+        modes = {"sampled": (wanted.sampling, wanted.samples)}
+        if wanted.greedy:
+            modes["greedy"] = (dataclasses.replace(wanted.sampling, temperature=0.0), 1)
+        self._generators = {
+            mode: Generator(model, sampling, samples, _lengths(experiment), mesh)
+            for mode, (sampling, samples) in modes.items()
+            if samples
+        }
+
+    @property
+    def size(self) -> int:
+        """How many questions are answered, those of two modes twice."""
+        return len(self._generators) * sum(len(problems) for problems, _, _ in self._asked.values())
+
+    def __call__(
+        self, variables: Tree, advance: Callable[[], None]
+    ) -> Iterator[tuple[str, dict[str, int], list[evaluation.EvaluationRecord]]]:
+        """(name, questions dropped by reason, a graded record of each other one) of every split and mode.
+
+        ``advance`` is called after each question.
+        """
+        e = self._experiment
+        for mode, generator in self._generators.items():
+            for split, (problems, prompts, dropped) in self._asked.items():
+                records = measure(
+                    generator,
+                    variables,
+                    problems,
+                    prompts,
+                    key_for(e.seed, f"evaluation/{split}/{mode}"),
+                    batch=e.evaluation.batch,
+                    check=questions.check_of(e.data),
+                    tolerance=e.evaluation.tolerance,
+                    progress=advance,
+                )
+                yield f"{split}_{mode}", dropped, records
 
 
 def evaluate_model(
-    experiment: config.Experiment,
-    model: models.LanguageModel,
-    folder: Workdir,
-    mesh: jax.sharding.Mesh,
-    pulse: ending.Pulse,
+    examination: Examination, variables: Tree, folder: Workdir, name: str, pulse: ending.Pulse
 ) -> dict[str, Any]:
-    """Measures a loaded model on all splits and modes, and writes the records below ``folder``.
+    """Measures weights on all splits and modes, and writes the records below ``folder``.
 
     Raises:
       ending.Ended: it was asked to; what was measured so far is measured again by the next one.
     """
-    wanted = experiment.evaluation
-    modes = {"sampled": (wanted.sampling, wanted.samples)}
-    if wanted.greedy:
-        modes["greedy"] = (dataclasses.replace(wanted.sampling, temperature=0.0), 1)
     started, results, tokens = time.monotonic(), {}, 0
-    encoder = Encoder(model.tokenizer, experiment.prompts)
-    asked = {split: _ask(experiment, encoder, split) for split in wanted.splits}
-    total = sum(samples > 0 for _, samples in modes.values()) * sum(len(problems) for problems, _, _ in asked.values())
-    with metrics.Progress(experiment.name, total, unit="answered questions") as progress:
+    with metrics.Progress(name, examination.size, unit="answered questions") as progress:
 
         def advance() -> None:
             progress.advance()
             if pulse():
                 raise pulse.ended("the measurement begins anew")
 
-        for mode, (sampling, samples) in modes.items():
-            if not samples:
-                continue
-            generator = Generator(model, sampling, samples, _lengths(experiment), mesh)
-            for split, (problems, prompts, dropped) in asked.items():
-                records = measure(
-                    generator,
-                    model.variables,
-                    problems,
-                    prompts,
-                    key_for(experiment.seed, f"evaluation/{split}/{mode}"),
-                    batch=wanted.batch,
-                    check=questions.check_of(experiment.data),
-                    tolerance=wanted.tolerance,
-                    progress=advance,
-                )
-                if hosts.is_first():
-                    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
-                    evaluation.write_records(folder / "evaluation" / f"{split}_{mode}.jsonl", records)
-                tokens += sum(sum(record.lengths) for record in records)
-                results[f"{split}_{mode}"] = {
-                    "questions": len(records),
-                    "dropped": dropped,
-                    **{name: dataclasses.asdict(interval) for name, interval in evaluation.summarise(records).items()},
-                }
+        for part, dropped, records in examination(variables, advance):
+            if hosts.is_first():
+                (folder / "evaluation").mkdir(parents=True, exist_ok=True)
+                evaluation.write_records(folder / "evaluation" / f"{part}.jsonl", records)
+            tokens += sum(sum(record.lengths) for record in records)
+            results[part] = {
+                "questions": len(records),
+                "dropped": dropped,
+                **{key: dataclasses.asdict(interval) for key, interval in evaluation.summarise(records).items()},
+            }
     return {"results": results, "tokens": tokens, "seconds": round(time.monotonic() - started, 2)}
 
 

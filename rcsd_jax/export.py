@@ -1,7 +1,7 @@
 """``python -m rcsd_jax.export --config=configs/rcsd.py --workdir=runs/rcsd --to=FOLDER``: a checkpoint for others.
 
-Writes the newest sound checkpoint of a run as a Hugging Face folder, adapters merged. A finished run has one in
-``model/`` already; this is for a run that goes on.
+Writes a checkpoint of a run, the newest sound one or that of ``--step``, as a Hugging Face folder, adapters merged. A
+finished run has its last one in ``model/`` already; this is for a run that goes on, or whose peak lies behind it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from rcsd_jax import checkpoint, command, config, lm, models, sharding, sources
 from rcsd_jax.workdir import Workdir
 
 _TO = flags.DEFINE_string("to", None, "the folder to write; it must not exist")
+_STEP = flags.DEFINE_integer("step", None, "the step of the checkpoint; the newest if it is not given")
 
 
-def export(experiment: config.Experiment, workdir: str, folder: str) -> int:
-    """Writes the newest sound checkpoint of ``workdir`` to ``folder``.
+def export(experiment: config.Experiment, workdir: str, folder: str, step: int | None = None) -> int:
+    """Writes the newest sound checkpoint of ``workdir``, or that of ``step``, to ``folder``.
 
     Returns:
       the step of the checkpoint.
 
     Raises:
-      ValueError: the workdir has another config, or no checkpoint.
+      ValueError: the workdir has another config, or no such checkpoint.
     """
     if not (epath.Path(workdir) / "config.json").exists():
         raise ValueError(f"{workdir} holds no run: give the --workdir of a training run")
@@ -35,9 +36,10 @@ def export(experiment: config.Experiment, workdir: str, folder: str) -> int:
         model = models.load(experiment.model, experiment.seed, mesh)
         meta = sources.of(experiment, model, mesh).meta
         with checkpoint.Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-            restored = checkpoints.restore(models.abstract_state(experiment, model.transformer, mesh), meta)
+            restored = checkpoints.restore(models.abstract_state(experiment, model.transformer, mesh), meta, step=step)
         if restored is None:
-            raise ValueError(f"{run / 'checkpoints'} holds no checkpoint yet: wait for the first, or train the run")
+            wanted = "yet: wait for the first, or train the run" if step is None else f"of step {step}"
+            raise ValueError(f"{run / 'checkpoints'} holds no checkpoint {wanted}")
         lm.export(folder, model.transformer, models.whole(restored.state, model).variables, model.tokenizer)
     return restored.step
 
@@ -45,7 +47,7 @@ def export(experiment: config.Experiment, workdir: str, folder: str) -> int:
 def _main(experiment: config.Experiment, workdir: str) -> None:
     if _TO.value is None:
         sys.exit("error: --to is missing: give the folder to write, for example --to=exported")
-    print(f"step {export(experiment, workdir, _TO.value)} is in {_TO.value}")
+    print(f"step {export(experiment, workdir, _TO.value, _STEP.value)} is in {_TO.value}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,17 @@ def load(model: config.Model, seed: int, mesh: Mesh) -> LanguageModel:
         loaded = LanguageModel(*lm.load(model.source, model.compute, lora=lora, mesh=mesh, key=key))
         _check_finite(model.source, loaded.variables)
         return loaded
+    transformer, tokenizer = declared(model)
+    sharding.check_sizes(transformer.architecture.sizes, mesh)
+    init = jax.jit(lm.init, static_argnums=0, out_shardings=sharding.shardings(lm.axes(transformer), mesh))
+    return LanguageModel(transformer, init(transformer, key), tokenizer)
+
+
+def declared(model: config.Model) -> tuple[lm.Transformer, lm.ChatTokenizer]:
+    """What ``load`` gives, without the weights."""
+    lora = model.lora if model.trainable == "lora" else None
+    if model.source != "science":
+        return lm.declared(model.source, model.compute, lora)
     tokenizer = data.science.build_tokenizer()
     tokenizer = lm.ChatTokenizer.from_tokenizer(
         tokenizer, data.science.CHAT_TEMPLATE, eos=data.science.EOS, pad=data.science.PAD
@@ -54,9 +65,7 @@ def load(model: config.Model, seed: int, mesh: Mesh) -> LanguageModel:
         max_positions=1024,
         qk_norm=True,
     )
-    transformer = lm.Transformer(architecture, model.compute, lora)
-    init = jax.jit(lm.init, static_argnums=0, out_shardings=sharding.shardings(lm.axes(transformer), mesh))
-    return LanguageModel(transformer, init(transformer, key), tokenizer)
+    return lm.Transformer(architecture, model.compute, lora), tokenizer
 
 
 def _check_finite(source: str, variables: Tree) -> None:

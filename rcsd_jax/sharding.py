@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -19,8 +19,11 @@ AXES = ("data", "fsdp", "tensor")
 # gathers the whole table before every lookup.
 TABLE: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
+    # A step of decoding has few rows. There the weights stay where they are, cut along D, and the rows come to them.
+    "few_rows": ("data",),
     "length": (),
     "vocab": ("tensor", "fsdp"),
+    "vocab_of_rows": ("tensor",),
     "table_width": (),
     "width": ("fsdp",),
     "heads": ("tensor",),
@@ -56,9 +59,10 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] |
     known = math.prod(size for size in wanted if size != -1)
     sizes = [len(devices) // known if size == -1 else size for size in wanted]
     if math.prod(sizes) != len(devices):
+        near = nearest([max(1, size) for size in sizes], len(devices))
         raise ValueError(
             f"mesh {dict(zip(AXES, wanted, strict=True))} does not fit {len(devices)} devices: "
-            "make data * fsdp * tensor equal to their number"
+            f"make data * fsdp * tensor equal to their number; {near}"
         )
     # make_mesh defaults to Explicit axes; the compiler is to propagate shardings here.
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
@@ -111,13 +115,65 @@ def check_rows(rows: Mapping[str, int], mesh: Mesh) -> None:
     Raises:
       ValueError: one line for each batch that does not divide.
     """
-    parts = math.prod(mesh.shape[axis] for axis in TABLE["batch"])
+    parts = row_parts(mesh)
     wrong = [f"{name} is {number}" for name, number in rows.items() if number % parts]
     if wrong:
+        near = nearest(mesh.devices.shape, mesh.size, rows=rows.values())
         raise ValueError(
             f"{', '.join(wrong)}: rows are dealt out to {parts} devices (data * fsdp of the mesh), give multiples of "
-            f"{parts}, or use more of the devices along tensor"
+            f"{parts}, or use more of the devices along tensor; {near}"
         )
+
+
+def check_sizes(sizes: Mapping[str, int], mesh: Mesh) -> None:
+    """Refuses a model that the mesh cannot cut up evenly, before its weights are read.
+
+    Args:
+      sizes: logical axis -> what there is of it, such as {"heads": 32, "vocab": 151936}.
+      mesh: the mesh.
+
+    Raises:
+      ValueError: one line for all axes that do not divide, with the meshes that would.
+    """
+    wrong = _not_divided(sizes, mesh.devices.shape)
+    if wrong:
+        listed = ", ".join(f"{sizes[axis]} {axis} over {' * '.join(TABLE[axis])}" for axis in wrong)
+        near = nearest(mesh.devices.shape, mesh.size, sizes=sizes)
+        raise ValueError(f"mesh {dict(mesh.shape)} does not divide the model: {listed}; {near}")
+
+
+def nearest(
+    shape: Sequence[int], devices: int, *, rows: Iterable[int] = (), sizes: Mapping[str, int] | None = None
+) -> str:
+    """What to give instead of a mesh that does not work, as text."""
+    found = working(shape, devices, rows=rows, sizes=sizes)
+    if not found:
+        return f"no mesh of {devices} devices works here, use fewer of them"
+    return "config.mesh (data, fsdp, tensor) would work as " + " or ".join(map(str, found[:3]))
+
+
+def working(
+    shape: Sequence[int], devices: int, *, rows: Iterable[int] = (), sizes: Mapping[str, int] | None = None
+) -> list[tuple[int, int, int]]:
+    """The meshes (data, fsdp, tensor) of so many devices that divide rows and sizes, that nearest to ``shape`` first.
+
+    Near is what takes few doublings and halvings; of equals, the one with less along data, where weights are copies.
+    """
+    rows, sizes = tuple(rows), sizes or {}
+    divisors = [number for number in range(1, devices + 1) if devices % number == 0]
+    meshes = [(d, f, devices // (d * f)) for d in divisors for f in divisors if devices % (d * f) == 0]
+    found = [x for x in meshes if not any(number % (x[0] * x[1]) for number in rows) and not _not_divided(sizes, x)]
+    return sorted(found, key=lambda x: (sum(abs(math.log2(a / b)) for a, b in zip(x, shape, strict=True)), x[0]))
+
+
+def _not_divided(sizes: Mapping[str, int], shape: Sequence[int]) -> list[str]:
+    parts = dict(zip(AXES, shape, strict=True))
+    return [axis for axis, size in sizes.items() if size % math.prod(parts[of] for of in TABLE[axis])]
+
+
+def row_parts(mesh: Mesh | jax.sharding.AbstractMesh) -> int:
+    """Among how many devices the rows of a batch are dealt out."""
+    return math.prod(mesh.shape[axis] for axis in TABLE["batch"])
 
 
 def place_batch(batch: Tree, mesh: Mesh) -> Tree:
@@ -162,3 +218,20 @@ def constrain(x: Array, *axes: str | None) -> Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def by_rows(function: Callable[..., Tree]) -> Callable[..., Tree]:
+    """``function`` of arrays whose rows know nothing of each other: every device takes its own rows, whole.
+
+    Left to itself the compiler gathers what it cannot cut up, such as the operand of a top-k. Rows that cannot be dealt
+    out evenly, and those outside of a mesh, are taken together.
+    """
+
+    def on_devices(*arrays: Array) -> Tree:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or any(len(x) % row_parts(mesh) for x in arrays):
+            return function(*arrays)
+        rows = spec(("batch",))
+        return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)(*arrays)
+
+    return on_devices

@@ -24,6 +24,7 @@ from rcsd_jax import (
     config,
     ending,
     evaluate,
+    evaluation,
     hosts,
     learning,
     lm,
@@ -87,7 +88,8 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
         teacher=e.older_weights,
         mesh=mesh,
     )
-    with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
+    examination = evaluate.Examination(e, model._replace(variables={}), mesh) if e.task == "answer" else None
+    with checkpoint.Checkpoints(folder / "checkpoints", keep_every=e.train.keep_every) as checkpoints:
         # 2. The newest sound checkpoint, if this run was here before; metrics after it are cut off.
         abstract = models.abstract_state(e, transformer, mesh)
         folder.check_room(COPIES * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
@@ -113,15 +115,40 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
                 meta = dataclasses.replace(source.meta, metrics_bytes=writer.position)
                 checkpoints.save(step, models.learned(state), meta)
 
-            state = _loop(e, source, step_function, state, start, report, save, pulse)
+            def measure(step: int, state: TrainState) -> None:
+                every = e.evaluation.every
+                if examination and every and step % every == 0 and step < e.train.steps:  # at the end all is measured
+                    _measure(examination, state, step, folder, pulse)
+
+            measure(start, state)  # also where the run was killed after a save and before this
+            state = _loop(e, source, step_function, state, start, report, save, measure, pulse)
     # 4. The model for others to load, what all this was, and how good the model is.
     if not hosts.from_first((folder / "model" / "config.json").exists):  # or it was killed after that
         lm.export(os.fspath(folder / "model"), transformer, state.variables, tokenizer)
     summary = {**source.facts, **hosts.from_first(lambda: _totals(metrics.read_metrics(folder / "metrics.jsonl")))}
-    if e.task == "answer":
-        trained = models.LanguageModel(transformer, state.variables, tokenizer)
-        summary["evaluation"] = evaluate.evaluate_model(e, trained, folder, mesh, pulse)
+    if examination:
+        summary["evaluation"] = evaluate.evaluate_model(examination, state.variables, folder, e.name, pulse)
     return summary
+
+
+def _measure(
+    examination: evaluate.Examination, state: TrainState, step: int, folder: Workdir, pulse: ending.Pulse
+) -> None:
+    """Adds the accuracies of a step to curve.json, once."""
+    path = folder / "curve.json"
+    curve = hosts.from_first(lambda: json.loads(path.read_text()) if path.exists() else {})
+    if str(step) in curve:
+        return
+
+    def advance() -> None:
+        if pulse():
+            raise pulse.ended(f"step {step} is saved")
+
+    curve[str(step)] = {
+        part: evaluation.summarise(records)["accuracy"].mean
+        for part, _, records in examination(state.variables, advance)
+    }
+    write_json(path, curve)
 
 
 def _rows(e: config.Experiment) -> dict[str, int]:
@@ -141,6 +168,7 @@ def _loop(
     start: int,
     report: Reporter,
     save: Callable[[int, TrainState], None],
+    measure: Callable[[int, TrainState], None],
     pulse: ending.Pulse,
 ) -> TrainState:
     for step in range(start, e.train.steps):
@@ -155,6 +183,7 @@ def _loop(
             save(step + 1, state)
         if is_asked:
             raise pulse.ended(f"step {step + 1} is saved")
+        measure(step + 1, state)
     return state
 
 

@@ -14,9 +14,9 @@ FLOORS = [
     ("learning", "evaluation", "judges"),
     (
         *("checkpoint", "metrics", "report", "config", "preflight", "workdir", "models", "questions"),
-        *("encoding", "examples", "rollout", "measure", "rewards", "collector", "sources"),
+        *("encoding", "examples", "rollout", "measure", "rewards", "collector", "sources", "ahead"),
     ),
-    ("command", "evaluate", "write_rubrics", "compare", "train", "export", "pipeline", "checks", "doctor"),
+    ("command", "evaluate", "write_rubrics", "compare", "train", "export", "pipeline", "checks", "doctor", "dry_run"),
 ]
 PLACE = {room: (floor, at) for floor, rooms in enumerate(FLOORS) for at, room in enumerate(rooms)}
 FILES = sorted(ROOT.rglob("*.py"))

@@ -101,3 +101,37 @@ def test_batches_that_do_not_divide_are_named_together_before_anything_is_loaded
     sharding.check_rows({"config.train.rows": 8, "config.evaluation.batch": 4}, mesh)
     with pytest.raises(ValueError, match=r"config.train.rows is 6, config.evaluation.batch is 2: .* multiples of 4"):
         sharding.check_rows({"config.train.rows": 6, "config.evaluation.batch": 2}, mesh)
+
+
+def test_a_model_that_does_not_divide_is_refused_with_the_nearest_meshes():
+    mesh = sharding.make_mesh(MeshConfig(fsdp=1, tensor=8))
+    sizes = {"vocab": 64, "heads": 4, "kv_heads": 2, "mlp": 48, "width": 32}
+    with pytest.raises(ValueError, match=r"4 heads over tensor, 2 kv_heads over tensor; .* \(2, 2, 2\)"):
+        sharding.check_sizes(sizes, mesh)
+    sharding.check_sizes(sizes, sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    assert sharding.nearest((1, 4, 2), 8, rows=[9], sizes={"vocab": 63}).startswith("no mesh of 8 devices works")
+
+
+def test_the_nearest_meshes_divide_rows_and_model_together():
+    sizes = {"vocab": 151936, "heads": 32, "kv_heads": 8}
+    found = sharding.working((1, 256, 1), 256, rows=[32], sizes=sizes)
+    assert found[0] == (2, 16, 8)  # 1 x 32 x 8 would cut 151,936 words into 256 parts
+    assert all(32 % (d * f) == 0 and 8 % t == 0 and 151936 % (f * t) == 0 for d, f, t in found)
+    with pytest.raises(ValueError, match="config.train.rows is 12.*would work as"):
+        sharding.check_rows({"config.train.rows": 12}, sharding.make_mesh())
+
+
+def test_functions_of_rows_run_on_each_device_alone():
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    x = sharding.place_batch(np.arange(32.0).reshape(8, 4), mesh)
+    largest = sharding.by_rows(lambda x: jax.lax.top_k(x, 1)[0][:, 0])
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(largest).lower(x).compile()
+    assert "all-gather" not in compiled.as_text()
+    np.testing.assert_array_equal(compiled(x), largest(x))
+
+
+def test_what_is_traced_for_is_what_the_mesh_is_made_of():
+    assert sharding.platform() == jax.default_backend() == "cpu"
+    with jax.set_mesh(sharding.make_mesh()):
+        assert sharding.platform() == "cpu"

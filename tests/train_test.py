@@ -110,6 +110,30 @@ def test_a_run_that_was_killed_while_it_was_measured_is_measured_and_then_left_a
         train(experiment(objective="sft", train__row_length=128, train__rows=8, train__steps=2), tmp_path)
 
 
+def test_a_run_is_measured_on_its_way_once_a_step_and_an_older_checkpoint_can_be_exported(
+    one_device, tmp_path, monkeypatch
+):
+    changes = {"evaluation__every": 2, "evaluation__splits": ("eval",), "evaluation__limit": 4, "train__keep_every": 2}
+    e = experiment(**{**SHORT, **RUNS["sft"], "train__steps": 9, **changes})
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        kill_at(patched, 5)
+        train(e, tmp_path)
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert list(curve) == ["0", "2", "4"]
+    # As if it had been killed before it had measured step 4.
+    (tmp_path / "curve.json").write_text(json.dumps({step: curve[step] for step in "02"}))
+    summary = train(e, tmp_path)
+    again = json.loads((tmp_path / "curve.json").read_text())
+    assert {step: again[step] for step in curve} == curve and list(again) == ["0", "2", "4", "6", "8"]
+    assert set(again["8"]) == set(summary["evaluation"]["results"]) == {"eval_sampled", "eval_greedy"}
+    assert export.export(e, tmp_path, tmp_path / "peak", step=2) == 2
+    loaded = lm.load(tmp_path / "peak", e.model.compute)[1]
+    last = lm.load(tmp_path / "model", e.model.compute)[1]
+    assert any(np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (loaded, last)), strict=True))
+    with pytest.raises(ValueError, match="holds no checkpoint of step 3"):
+        export.export(e, tmp_path, tmp_path / "none", step=3)
+
+
 def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_when_started_again(one_device, tmp_path, monkeypatch):
     e = experiment(**{**SHORT, **RUNS["sft"], "train__checkpoint_every": 50})
     train(e, tmp_path / "whole")

@@ -49,6 +49,7 @@ RANGES = {
     "reward.attempts": (1, None),
     "reward.max_failed": (0, 1),
     "evaluation.limit": (0, None),
+    "evaluation.every": (0, None),
     "evaluation.batch": (1, None),
     "evaluation.samples": (0, None),
     "evaluation.tolerance": (0, None),
@@ -60,6 +61,7 @@ RANGES = {
     "train.row_length": (2, None),
     "train.micro_batches": (1, None),
     "train.checkpoint_every": (1, None),
+    "train.keep_every": (0, None),
     "train.max_skipped": (1, None),
     "train.trajectories_every": (1, None),
 }
@@ -127,6 +129,12 @@ def _together(e: Experiment) -> Iterator[str]:
         yield f"config.data.source is {e.data.source!r} and config.data.path is empty: name its file"
     if e.data.eval_share + e.data.rubric_share > 1:
         yield "config.data.eval_share and config.data.rubric_share sum to more than 1: lower one of them"
+    for path in ("evaluation.every", "train.keep_every"):
+        if e.train.checkpoint_every > 0 and attrgetter(path)(e) % e.train.checkpoint_every:
+            yield (
+                f"config.{path} is {attrgetter(path)(e)}: make it a multiple of config.train.checkpoint_every "
+                f"({e.train.checkpoint_every})"
+            )
     if e.examples == "science_pretraining" and e.data.source != "science":
         yield "config.examples is 'science_pretraining': that needs config.data.source='science'"
     if e.model.trainable == "lora" and e.model.source == "science":

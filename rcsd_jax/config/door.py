@@ -73,7 +73,15 @@ def read(config: config_dict.ConfigDict | Mapping[str, Any]) -> Experiment:
 
 # What a run may change while it is under way: no number that it makes depends on these.
 FREE = (
-    *("description", "writers", "mesh", "train.checkpoint_every", "train.trajectories_every"),
+    *(
+        "description",
+        "writers",
+        "mesh",
+        "train.checkpoint_every",
+        "train.keep_every",
+        "train.trajectories_every",
+        "evaluation.every",
+    ),
     *(f"reward.endpoint.{key}" for key in ("url", "concurrency", "retries", "timeout", "deadline", "cache")),
 )
 

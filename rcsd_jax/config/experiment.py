@@ -146,9 +146,10 @@ class Train:
 
     ``questions`` and ``samples`` count what a rollout samples, and ``updates_per_rollout`` steps learn from it;
     ``rows`` of ``row_length`` tokens make an SFT step. A run stops after ``max_skipped`` non-finite steps in a row.
-    Every ``trajectories_every`` steps the first rollouts of a step are kept as text. ``completion_lengths`` are bucket
-    lengths: where all completions of a step are short, what scores them and learns from them is compiled for the next
-    of these lengths instead of ``sampling.max_new_tokens``.
+    Of the checkpoints, one every ``checkpoint_every`` steps, the last two stay, and those at multiples of
+    ``keep_every`` (0: no other). Every ``trajectories_every`` steps the first rollouts of a step are kept as text.
+    ``completion_lengths`` are bucket lengths: where all completions of a step are short, what scores them and learns
+    from them is compiled for the next of these lengths instead of ``sampling.max_new_tokens``.
     """
 
     steps: int = 100
@@ -159,6 +160,7 @@ class Train:
     row_length: int = 1024
     micro_batches: int = 1
     checkpoint_every: int = 50
+    keep_every: int = 0
     max_skipped: int = 5
     trajectories_every: int = 10
     completion_lengths: tuple[int, ...] = ()
@@ -168,12 +170,14 @@ class Train:
 class Evaluation:
     """What is measured: ``samples`` at ``sampling``, and one greedy answer, on every split of ``splits``.
 
-    ``context`` puts teacher guidance in the prompt: that is not the method but its ceiling.
+    ``context`` puts teacher guidance in the prompt: that is not the method but its ceiling. Every ``every`` steps of
+    training (0: only at its end) the same is asked, for curve.json.
     """
 
     splits: tuple[str, ...] = ("eval",)
     limit: int = 0
     batch: int = 64
+    every: int = 0
     samples: int = 4
     greedy: bool = True
     context: tuple[str, ...] = ()

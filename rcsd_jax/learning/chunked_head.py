@@ -137,7 +137,7 @@ def _forward(loss, vocab_limit, head_trainable, hidden, head_VD, rows, shared, w
         dhidden_UD = jnp.einsum("uv,vd->ud", dlogits_UV, compute_VD, preferred_element_type=jnp.float32)
         if head_trainable:
             dhead_VD += _outer_products(dlogits_UV, hidden_UD)
-        return dhead_VD, (sums, dhidden_UD.astype(hidden.dtype))
+        return dhead_VD, (sums, sharding.constrain(dhidden_UD, "batch", None).astype(hidden.dtype))
 
     nothing = jnp.zeros(head_VD.shape, jnp.float32) if head_trainable else None
     dhead_VD, (sums, dhidden) = jax.lax.scan(body, nothing, (hidden, rows, weight))

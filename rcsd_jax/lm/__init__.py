@@ -12,7 +12,7 @@ from rcsd_jax.lm.config_json import read_architecture
 from rcsd_jax.lm.continuous import ContinuousSampler
 from rcsd_jax.lm.huggingface import check_weights, declared, export, load
 from rcsd_jax.lm.lora import merge
-from rcsd_jax.lm.sampler import Sampler, sample
+from rcsd_jax.lm.sampler import Sampler, cache_lengths, sample
 from rcsd_jax.lm.sampling import SamplingConfig
 from rcsd_jax.lm.scoring import NEVER, hidden_of_completion, logit_at, logits_of
 from rcsd_jax.lm.tokenizer import ChatTokenizer
@@ -32,6 +32,7 @@ __all__ = [
     "Transformer",
     "attend",
     "axes",
+    "cache_lengths",
     "check_weights",
     "declared",
     "export",

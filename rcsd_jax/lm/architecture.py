@@ -61,6 +61,17 @@ class Architecture:
         if self.head_width % 2:
             raise ValueError(f"architecture.head_width is {self.head_width}: rotary positions need an even width")
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What there is along each logical axis that a mesh may cut."""
+        return {
+            "vocab": self.vocab_size,
+            "width": self.width,
+            "heads": self.heads,
+            "kv_heads": self.kv_heads,
+            "mlp": self.mlp_width,
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Compute:

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rcsd_jax import sharding
 from rcsd_jax.lm.architecture import Architecture
 from rcsd_jax.lm.products import product
 from rcsd_jax.types import Array
 
-# Queries are taken in chunks, so that a chunk can leave out the keys after it. Chunks of 64 were fastest on CPU; the
-# chunks are unrolled, so there are never more than 16 of them.
-QUERY_CHUNK, MOST_CHUNKS = 64, 16
+# Queries are taken in chunks, so that a chunk can leave out the keys after it. Chunks of 64 were fastest on CPU; an
+# accelerator wants larger matrices. The chunks are unrolled, so there are never more than 16 of them: compiling costs
+# more with every one.
+QUERY_CHUNK, QUERY_CHUNK_OF_ACCELERATORS, MOST_CHUNKS = 64, 512, 16
 # Finite, so that a row that sees nothing (padding) becomes a plain mean and not NaN.
 UNSEEN = -1e30
 
@@ -79,7 +81,8 @@ def attend(
     k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
     if prefix is not None:
         prefix = (prefix[0].swapaxes(1, 2), prefix[1].swapaxes(1, 2), prefix[2])
-    chunk = max(QUERY_CHUNK, -(-T // MOST_CHUNKS)) if causal else T
+    least = QUERY_CHUNK if sharding.platform() == "cpu" else QUERY_CHUNK_OF_ACCELERATORS
+    chunk = max(least, -(-T // MOST_CHUNKS)) if causal else T
     # With several chunks the backward pass forms each chunk's probabilities again, so they are never all in memory.
     one_chunk = jax.checkpoint(_attend_chunk, static_argnums=(6,)) if chunk < T else _attend_chunk
     parts = []

@@ -16,12 +16,18 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from rcsd_jax import sharding
 from rcsd_jax.lm.attention import attend
 from rcsd_jax.lm.products import product
 from rcsd_jax.lm.sampling import SamplingConfig, draw, row_noise
 from rcsd_jax.lm.scoring import only_tokens
 from rcsd_jax.lm.transformer import Block, Transformer, head_VD, layer_variables, positions_of
 from rcsd_jax.types import CUT, FINISHED, RUNNING, Array, PromptBatch, Tree
+
+# A step multiplies few rows with every weight: each device multiplies all rows with its own part of the weights, and
+# sums over devices of [B, ...] follow (the weight-stationary layout of Pope et al. 2022, arXiv 2211.05102). Rows that
+# stayed on their device would need all weights there, at every token.
+FEW_ROWS = ("few_rows", None, "width")
 
 Cache = tuple[tuple[Array, Array], ...]  # (keys, values) of every layer
 
@@ -189,15 +195,17 @@ class Decoder:
             return jax.lax.dynamic_update_slice_in_dim(cache_BKSH, self._cached(new_B1KH), slot, axis=2)
 
         last_B1 = _column(state.drawn.completion_BC, state.step - 1)
-        x_B1D, cache = _apply(self.transformer, weights.rest, last_B1, method="embed_tokens"), []
+        x_B1D, cache = _apply(self.transformer, weights.rest, last_B1, FEW_ROWS, method="embed_tokens"), []
+        block = Block(self.transformer.architecture, self.transformer.compute, self.transformer.lora, FEW_ROWS)
         for layer, (k_GKPH, v_GKPH), (k_BKSH, v_BKSH) in zip(weights.layers, prefix.cache, state.cache, strict=True):
-            q, k, v = _apply(self._block, layer, x_B1D, positions_B1, method="project_qkv")
+            q, k, v = _apply(block, layer, x_B1D, positions_B1, method="project_qkv")
+            q, k, v = (sharding.constrain(x, "batch", None, "heads", None) for x in (q, k, v))
             k_BKSH, v_BKSH = extended(k_BKSH, k), extended(v_BKSH, v)
             cache.append((k_BKSH, v_BKSH))
             shared = self._uncached(k_GKPH), self._uncached(v_GKPH), prefix.valid_GP
             own = self._uncached(k_BKSH), self._uncached(v_BKSH)
             attended = attend(q, *own, here_B1, filled_BS, causal=False, prefix=shared)
-            x_B1D = _apply(self._block, layer, x_B1D, attended, method="finish")
+            x_B1D = _apply(block, layer, x_B1D, attended, method="finish")
         return _apply(self.transformer, weights.rest, x_B1D, method="normalise")[:, 0], tuple(cache)
 
     def _cached(self, new_BTKH: Array) -> Array:
@@ -209,16 +217,13 @@ class Decoder:
 
     def _draw(self, head: Array, hidden_BD: Array, state: Decoding) -> Decoding:
         """One more column; rows that have ended keep what they have."""
+        hidden_BD = sharding.constrain(hidden_BD, "few_rows", None)
         logits_BV = product("bd,vd->bv", "float32", hidden_BD, head.astype(hidden_BD.dtype))
-        logits_BV = only_tokens(logits_BV, self.vocab_limit)
-        token_B, sampling_logp_B = draw(logits_BV, _column(state.noise_BC, state.step)[:, 0], self.sampling)
-        logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
-        logp_B = tempered_logp_B = logit_B - jax.nn.logsumexp(logits_BV, axis=-1)
-        if self.sampling.temperature == 0:
-            tempered_logp_B = sampling_logp_B
-        elif self.sampling.temperature != 1:
-            cold = 1 / self.sampling.temperature
-            tempered_logp_B = logit_B * cold - jax.nn.logsumexp(logits_BV * cold, axis=-1)
+        # In two moves: at once, the compiler would gather the logits of all rows on every device.
+        logits_BV = sharding.constrain(only_tokens(logits_BV, self.vocab_limit), "few_rows", "vocab")
+        logits_BV = sharding.constrain(logits_BV, "batch", "vocab_of_rows")
+        noise_B = _column(state.noise_BC, state.step)[:, 0]
+        token_B, logp_B, tempered_logp_B, sampling_logp_B = sharding.by_rows(self._drawn)(logits_BV, noise_B)
         running_B = state.finish_B == RUNNING
         length_B = state.length_B + running_B.astype(jnp.int32)
         ended_B = jnp.isin(token_B, jnp.array(self.eos_ids, jnp.int32))
@@ -236,11 +241,23 @@ class Decoder:
             finish_B=jnp.where(running_B, reason_B, state.finish_B),
         )
 
+    def _drawn(self, logits_BV: Array, noise_B: Array) -> tuple[Array, Array, Array, Array]:
+        """A token of each row, and its log-probabilities as the fields of :class:`Drawn` have them."""
+        token_B, sampling_logp_B = draw(logits_BV, noise_B, self.sampling)
+        logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
+        logp_B = tempered_logp_B = logit_B - jax.nn.logsumexp(logits_BV, axis=-1)
+        if self.sampling.temperature == 0:
+            tempered_logp_B = sampling_logp_B
+        elif self.sampling.temperature != 1:
+            cold = 1 / self.sampling.temperature
+            tempered_logp_B = logit_B * cold - jax.nn.logsumexp(logits_BV * cold, axis=-1)
+        return token_B, logp_B, tempered_logp_B, sampling_logp_B
+
 
 def _column(ring_BC: Array, step: Array) -> Array:
     """The column [B, 1] of a step."""
     return jax.lax.dynamic_slice_in_dim(ring_BC, step % ring_BC.shape[1], 1, axis=1)
 
 
-def _apply(module: nn.Module, variables: Tree, *inputs: Array, method: str) -> Any:
+def _apply(module: nn.Module, variables: Tree, *inputs: Any, method: str) -> Any:
     return module.apply(variables, *inputs, method=method)

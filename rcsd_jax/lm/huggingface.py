@@ -50,6 +50,8 @@ def load(
       ValueError: what cannot be read or is not implemented, by name, with the cure.
     """
     transformer, tokenizer = declared(source, compute, lora)
+    if mesh is not None:
+        sharding.check_sizes(transformer.architecture.sizes, mesh)
     shapes = jax.eval_shape(lambda: init(transformer, jax.random.key(0)))
     places = None if mesh is None else sharding.shardings(axes(transformer), mesh)
     folder = hub.fetch(source, hub.CONFIG_PATTERNS + hub.WEIGHT_PATTERNS)

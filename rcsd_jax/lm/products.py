@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rcsd_jax import sharding
 from rcsd_jax.types import Array
 
 # Rows of a step of decoding, not of a training batch.
@@ -28,7 +29,7 @@ def product(spec: str, dtype: str, left: Array, right: Array) -> Array:
       left: both operands have the same dtype.
       right: the other operand.
     """
-    if jax.default_backend() == "cpu" and right.ndim == 2 and left.size <= FEW * right.shape[1]:
+    if sharding.platform() == "cpu" and right.ndim == 2 and left.size <= FEW * right.shape[1]:
         return _kernel_first(spec, dtype, left, right)
     return _einsum(spec, dtype, left, right)
 
@@ -48,7 +49,7 @@ def _kernel_first(spec: str, dtype: str, left: Array, right: Array) -> Array:
 def _einsum(spec: str, dtype: Any, left: Array, right: Array) -> Array:
     # XLA:CPU multiplies bfloat16 as it stands only into float32. Into bfloat16 it would first make float32 copies of
     # both operands, the whole kernel among them: 4 to 7 times slower where rows are few.
-    wide = "float32" if jax.default_backend() == "cpu" else dtype
+    wide = "float32" if sharding.platform() == "cpu" else dtype
     return jnp.einsum(spec, left, right, preferred_element_type=wide).astype(dtype)
 
 

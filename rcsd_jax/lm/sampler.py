@@ -70,15 +70,18 @@ def sample(
 
 
 class Sampler:
-    """``sample`` with everything fixed but weights, prompts and noise; compiled once for each shape of the prompts."""
+    """``sample`` with everything fixed but weights, prompts and noise; compiled once for each shape of the prompts.
+
+    ``jitted`` is the function of (variables, prompts, key, question_G).
+    """
 
     def __init__(self, transformer: Transformer, sampling: SamplingConfig, **options: Any):
         """``options`` are the other keyword arguments of :func:`sample`."""
-        self._sample = compilations.jit("sample", partial(sample, transformer, sampling=sampling, **options))
+        self.jitted = compilations.jit("sample", partial(sample, transformer, sampling=sampling, **options))
 
     def __call__(self, variables: Tree, prompts: PromptBatch, key: Array, question_G: Array | np.ndarray) -> Rollout:
         """The completions; returns as soon as the work is dispatched."""
-        return self._sample(variables, prompts, key, question_G)
+        return self.jitted(variables, prompts, key, question_G)
 
 
 def cache_lengths(C: int) -> tuple[int, ...]:

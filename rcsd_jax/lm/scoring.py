@@ -7,6 +7,7 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 
+from rcsd_jax import sharding
 from rcsd_jax.lm.transformer import Transformer, positions_of
 from rcsd_jax.types import Array, PromptBatch, Tree
 
@@ -17,7 +18,10 @@ NEVER = -1e30
 def logits_of(hidden_UD: Array, head_VD: Array, vocab_limit: int) -> Array:
     """Float32 logits_UV; rows of the head from ``vocab_limit`` on belong to no token and get ``NEVER``."""
     assert hidden_UD.dtype == head_VD.dtype, f"{hidden_UD.dtype=} {head_VD.dtype=}"
-    return only_tokens(jnp.einsum("ud,vd->uv", hidden_UD, head_VD, preferred_element_type=jnp.float32), vocab_limit)
+    # The head stays where it is, and the tokens of a chunk come to it: no device ever has more of it than its part.
+    hidden_UD = sharding.constrain(hidden_UD, "few_rows", None)
+    logits_UV = jnp.einsum("ud,vd->uv", hidden_UD, head_VD, preferred_element_type=jnp.float32)
+    return only_tokens(sharding.constrain(logits_UV, "few_rows", "vocab"), vocab_limit)
 
 
 def only_tokens(logits_UV: Array, vocab_limit: int) -> Array:

@@ -15,15 +15,21 @@ from rcsd_jax.lm.attention import attend, rope_frequencies, rotate
 from rcsd_jax.lm.weights import Linear, Norm, Table
 from rcsd_jax.types import Array, Tree
 
+# Logical axes of what goes from layer to layer: rows stay on their devices, and weights are gathered for them.
+ROWS = ("batch", "length", None)
 REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class Block(nn.Module):
-    """One layer. The sampler uses its halves, ``project_qkv`` and ``finish``, with attention over a cache between."""
+    """One layer. The sampler uses its halves, ``project_qkv`` and ``finish``, with attention over a cache between.
+
+    ``stream`` are the logical axes of what goes from layer to layer, see ``ROWS``.
+    """
 
     architecture: Architecture
     compute: Compute
     lora: LoraConfig | None = None
+    stream: tuple[str | None, ...] = ROWS
 
     def setup(self) -> None:
         """Declares the weights of a layer."""
@@ -65,10 +71,11 @@ class Block(nn.Module):
     def finish(self, x_BTD: Array, attended_BTNH: Array) -> Array:
         """The rest of the layer: output projection, residual, MLP, residual."""
         B, T, _ = x_BTD.shape
-        x_BTD = x_BTD + self.o_proj(attended_BTNH.reshape(B, T, -1))
+        attended_BTX = sharding.constrain(attended_BTNH.reshape(B, T, -1), *self.stream[:2], "heads")
+        x_BTD = x_BTD + self.o_proj(attended_BTX)
         h_BTD = self.post_attention_norm(x_BTD)
         x_BTD = x_BTD + self.down_proj(nn.silu(self.gate_proj(h_BTD)) * self.up_proj(h_BTD))
-        return sharding.constrain(x_BTD, "batch", "length", None)
+        return sharding.constrain(x_BTD, *self.stream)
 
     def __call__(self, x_BTD: Array, positions_BT: Array, segments_BT: Array) -> tuple[Array, None]:
         """One layer over whole rows; the None is for ``nn.scan``."""
@@ -133,10 +140,12 @@ class Transformer(nn.Module):
         first_B1D = jnp.repeat(x_GPD[:, -1:], B // G, axis=0)
         return self.final_norm(jnp.concatenate([first_B1D, x_BCD[:, :-1]], axis=1))
 
-    def embed_tokens(self, tokens_BT: Array) -> Array:
+    def embed_tokens(self, tokens_BT: Array, stream: tuple[str | None, ...] = ROWS) -> Array:
         """Rows of the embedding, in the compute dtype: the input of the first layer."""
-        x_BTD = jnp.take(self.embed(), tokens_BT, axis=0).astype(self.compute.dtype)
-        return sharding.constrain(x_BTD, "batch", "length", None)
+        table_VD = self.embed()
+        if stream == ROWS:  # or every device would look up, in its part of the table, the tokens of all
+            table_VD = sharding.constrain(table_VD, "vocab_of_rows", None)
+        return sharding.constrain(jnp.take(table_VD, tokens_BT, axis=0).astype(self.compute.dtype), *stream)
 
     def normalise(self, x_BTD: Array) -> Array:
         """The final norm: from the output of the last layer to the hidden states."""

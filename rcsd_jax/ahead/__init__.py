@@ -1,0 +1,39 @@
+"""A run before it is run: its functions are compiled from abstract arrays, for the devices here or for a TPU elsewhere.
+
+functions   every jitted function of a run with its abstract arguments; no weights, no data
+program     reads a compiled program: operations, bytes, collectives, with the turns of its loops
+chips       what a device can do
+findings    both together: memory, time, what bounds it, and what to change where it does not fit
+report      the same as text
+"""
+
+from rcsd_jax.ahead.chips import CHIPS, GIB, Chip, chip_of
+from rcsd_jax.ahead.findings import Finding, compiled, cures, device_bytes, parts_of
+from rcsd_jax.ahead.functions import Function, Subject, abstract_state, functions, subject
+from rcsd_jax.ahead.program import Collective, Cost, Program, by_kind
+from rcsd_jax.ahead.report import ending, fits, heading, line
+
+__all__ = [
+    "CHIPS",
+    "GIB",
+    "Chip",
+    "Collective",
+    "Cost",
+    "Finding",
+    "Function",
+    "Program",
+    "Subject",
+    "abstract_state",
+    "by_kind",
+    "chip_of",
+    "compiled",
+    "cures",
+    "device_bytes",
+    "ending",
+    "fits",
+    "functions",
+    "heading",
+    "line",
+    "parts_of",
+    "subject",
+]

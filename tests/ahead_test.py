@@ -1,0 +1,234 @@
+"""A run is compiled before it is run, for devices that need not be here, and what is told of it is so."""
+
+import dataclasses
+import importlib
+import importlib.util
+import math
+import os
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rcsd_jax import ahead, config, dry_run, learning, sharding
+
+TINY = {"width": 64, "layers": 3, "heads": 8, "kv_heads": 4, "head_width": 16, "mlp_width": 128}
+HAS_TPU_COMPILER = importlib.util.find_spec("libtpu") is not None
+V5E = ahead.CHIPS["TPU v5 lite"]
+
+
+def tiny(**changes):
+    """A run of the method with a small model on eight devices."""
+    raw = config.default()
+    raw.model.science.update(TINY)
+    raw.model.compute.remat = "full"
+    raw.prompts.update(student_lengths=(16,), teacher_lengths=(32,))
+    raw.sampling.update(max_new_tokens=24, top_k=5)
+    raw.train.update(questions=8, samples=2)
+    raw.mesh.update(data=2, fsdp=2, tensor=2)
+    raw.update_from_flattened_dict(changes)
+    return config.read(raw)
+
+
+@pytest.fixture(scope="module")
+def told():
+    """(findings by name, lines, subject, what the compiler warned of): for a TPU where there is a compiler for one."""
+    devices, lines, e = dry_run.devices_of("v5e:2x4") if HAS_TPU_COMPILER else jax.devices(), [], tiny()
+    with tempfile.TemporaryFile() as warnings:
+        stderr = os.dup(2)
+        os.dup2(warnings.fileno(), 2)  # XLA's warnings do not come through Python
+        try:
+            found = dry_run.dry_run(dry_run.prepared(e, devices), lines.append)
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        warnings.seek(0)
+        text = warnings.read().decode(errors="replace")
+    subject = ahead.subject(e, sharding.make_mesh(e.mesh, devices))
+    return {x.name: x for x in found}, "\n".join(lines), subject, text
+
+
+def test_every_function_of_a_run_is_compiled_and_told(told):
+    found, text, subject, _ = told
+    assert list(found) == ["sample", "score", "train_step", "checkpoint"]
+    assert "mesh data 2 fsdp 2 tensor 2" in text and "parameters" in text and "cache of a rollout" in text
+    assert text.count("compiled in") == 4 and text.count("sends ") == 4
+
+
+def test_operations_are_those_of_the_matrix_products(told):
+    found, _, subject, _ = told
+    a, e = subject.transformer.architecture, subject.experiment
+    tokens, completion = 8 * 16 + 16 * 24, 16 * 24
+    weights = a.layers * (a.width * a.head_width * 2 * (a.heads + a.kv_heads) + 3 * a.width * a.mlp_width)
+    head = 2.0 * completion * a.vocab_size * a.width
+    # Attention is of a tenth of the work here; what is masked within a chunk is computed, too.
+    assert e.train.samples == 2 and e.model.trainable == "params"
+    least = (4 * 2 * tokens * weights + 4 * head) / 8  # forward, again in the backward pass, and two gradients
+    assert least < found["train_step"].cost.flops < 1.5 * least
+    least = 2 * (8 * 32 + completion) * weights / 8
+    assert least < found["score"].cost.flops < 1.5 * least
+
+
+def test_decoding_counts_every_token_of_the_longest_completion(told):
+    found, _, subject, _ = told
+    sums = [x.times for x in found["sample"].cost.collectives if "while/body" in x.of]
+    assert 24 in sums, "a step of decoding sends something at each of 24 tokens"
+
+
+def test_no_device_makes_a_whole_parameter_or_the_logits_of_all_tokens(told):
+    found, _, subject, warnings = told
+    assert "nvoluntary full remat" not in warnings
+    a, tensor = subject.transformer.architecture, 2
+    completion = 16 * 24
+    allowed = max(a.vocab_size * a.width / tensor, completion * a.vocab_size / 8)  # the table, or everyone's logits
+    for name, finding in found.items():
+        assert finding.largest <= allowed, f"{name} makes an array of {finding.largest} elements"
+        of_layers = [x for x in finding.cost.collectives if x.kind == "all-gather" and x.times == a.layers]
+        for x in of_layers:
+            assert x.bytes <= 4 * a.width * a.mlp_width / tensor, f"more than the weight of one layer: {x}"
+
+
+@pytest.mark.skipif(not HAS_TPU_COMPILER, reason="no TPU compiler here: pip install -r requirements-tpu.txt")
+def test_for_a_tpu_memory_and_time_are_held_against_the_chip(told):
+    found, text, _, _ = told
+    assert "15.75 GiB each" in text and "everything fits; a step takes at least" in text
+    assert "bound by network" in text  # so small a model has nothing to compute
+    assert all(0 < x.memory < V5E.memory for x in found.values())
+
+
+def compiled_text(function, *arguments):
+    return ahead.Program(jax.jit(function).lower(*arguments).compile().as_text())
+
+
+def test_what_is_in_a_loop_counts_as_often_as_the_loop_turns():
+    x, stacked = jnp.ones((32, 64)), jnp.ones((5, 64, 64))
+    cost = compiled_text(lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0], x, stacked).cost()
+    assert cost.flops == 5 * 2 * 32 * 64 * 64
+    # Of the stack a turn reads one matrix, not all.
+    assert 4 * 5 * 64 * 64 <= cost.bytes < 6 * 4 * 5 * 64 * 64
+
+
+def test_a_loop_whose_end_depends_on_data_turns_as_often_as_one_says():
+    def until_large(x):
+        return jax.lax.while_loop(lambda x: jnp.sum(x) < 1e6, lambda x: x @ x, x)
+
+    program = compiled_text(until_large, jnp.ones((16, 16)))
+    assert program.cost([7]).flops == 7 * 2 * 16**3
+    assert program.cost().flops == 2 * 16**3
+
+
+def test_collectives_are_told_by_kind_and_by_what_a_device_sends():
+    mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=4, tensor=2))
+    x = jax.ShapeDtypeStruct((8, 64), "float32", sharding=sharding.batch_sharding(mesh))
+    gathered = jax.jit(lambda x: x + 1, out_shardings=sharding.replicated(mesh))
+    found = ahead.Program(gathered.lower(x).compile().as_text()).cost().collectives
+    assert [(x.kind, x.bytes, x.devices, x.times) for x in found] == [("all-gather", 8 * 64 * 4, 4, 1)]
+    assert found[0].sent == 8 * 64 * 4 * 3 / 4
+    assert ahead.Collective("all-reduce", 100.0, 4, 2.0).sent == 150.0
+
+
+CONVOLUTION = """
+HloModule m, entry_computation_layout={()->f32[]}
+
+%fused (p0: bf16[8,16], p1: bf16[3,32,16]) -> bf16[8,32] {
+  %p0 = bf16[8,16]{1,0:T(8,128)(2,1)} parameter(0)
+  %p1 = bf16[3,32,16]{2,1,0:T(8,128)(2,1)} parameter(1)
+  %s = bf16[1,32,16]{2,1,0} dynamic-slice(%p1), dynamic_slice_sizes={1,32,16}
+  %b = bf16[32,16]{1,0} bitcast(%s)
+  ROOT %c = bf16[8,32]{1,0:T(8,128)(2,1)S(1)} convolution(%p0, %b), dim_labels=bf_oi->bf
+}
+
+ENTRY %main (a: bf16[8,16], w: bf16[3,32,16]) -> bf16[8,32] {
+  %a = bf16[8,16]{1,0:T(8,128)(2,1)} parameter(0)
+  %w = bf16[3,32,16]{2,1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %f = bf16[8,32]{1,0:T(8,128)(2,1)S(1)} fusion(%a, %w), kind=kOutput, calls=%fused, metadata={op_name="x"}
+}
+"""
+
+
+def test_a_tpu_product_is_a_convolution_and_scratch_memory_is_free():
+    cost = ahead.Program(CONVOLUTION).cost()
+    assert cost.flops == 2 * 8 * 32 * 16
+    assert cost.bytes == 2 * (8 * 16 + 32 * 16)  # the operand, one slice of the stack, and no result
+
+
+QWEN3_SCALE = ("rcsd", "rcsd:released", "opsd", "rgsd", "grpo", "sdpo", "sft", "rubric_generator", "gpqa")
+
+
+def published(name):
+    module, _, profile = name.partition(":")
+    raw = importlib.import_module(f"configs.{module}").get_config(*[profile] if profile else [])
+    raw.data.path = raw.data.path or "unread"
+    raw.rubrics.path = raw.rubrics.path or "unread"
+    return config.read(raw)
+
+
+def on_eight(e):
+    return dry_run.prepared(e, jax.devices(), lambda text: None)
+
+
+@pytest.mark.parametrize("name", QWEN3_SCALE)
+def test_every_config_at_qwen3_scale_is_cut_over_eight_devices(name):
+    subject = on_eight(published(name))
+    state, a = ahead.abstract_state(subject), subject.transformer.architecture
+    assert a.layers == 36 and subject.experiment.model.source == "Qwen/Qwen3-8B"
+    weights = sum(math.prod(x.shape) for x in jax.tree.leaves(state.variables["params"]))
+    assert 8.1e9 < weights < 8.3e9
+    assert ahead.device_bytes(state.variables["params"]) < 1.001 * 2 * weights / 8, "a weight lies whole on a device"
+    learns = state.variables[state.trainable]
+    if state.trainable == "lora":
+        assert {x.dtype for x in jax.tree.leaves(learns)} == {jnp.dtype("float32")}
+    assert ahead.parts_of(state)["optimiser"] == 2 * ahead.device_bytes(learns), "moments lie where their weights lie"
+
+
+# The steps of the other configs differ from these in numbers alone.
+@pytest.mark.parametrize("name", ["rcsd:released", "rgsd", "grpo", "sdpo", "sft"])
+def test_a_train_step_of_every_objective_is_lowered(name):
+    e = published(name)
+    # Lengths change no shape of the state, and a short step is traced in a moment.
+    e = dataclasses.replace(
+        e,
+        prompts=dataclasses.replace(e.prompts, student_lengths=(64,), teacher_lengths=(64,)),
+        sampling=dataclasses.replace(e.sampling, max_new_tokens=64),
+        train=dataclasses.replace(e.train, row_length=64),
+    )
+    subject = on_eight(e)
+    step = next(x for x in ahead.functions(subject) if x.name == "train_step")
+    with jax.set_mesh(subject.mesh):
+        lowered = step.jitted.lower(*step.arguments)
+    new_state, metrics = lowered.out_info
+    assert jax.tree.map(lambda x: x.shape, new_state.variables) == jax.tree.map(
+        lambda x: x.shape, step.arguments[0].variables
+    )
+    assert {"loss", "grad_norm"} <= metrics.keys()
+    assert (e.objective in learning.TAUGHT) == ("teacher_entropy" in metrics)
+
+
+def test_a_mesh_that_does_not_work_is_replaced_by_the_nearest_that_does():
+    subject = on_eight(published("rcsd"))  # 8 micro-batches of 4 questions
+    assert subject.mesh.shape == {"data": 1, "fsdp": 4, "tensor": 2}
+    with pytest.raises(ValueError, match="7 micro_batches is 1: rows are dealt out to 4 devices"):
+        on_eight(tiny(**{"train.questions": 7, "train.micro_batches": 7, "model.science.heads": 4}))
+
+
+def test_what_does_not_fit_comes_with_a_cure():
+    subject = on_eight(published("rcsd"))
+    parts = {"parameters": 12e9, "optimiser": 0.0, "teacher": 0.0}
+    told = ahead.cures(subject, ahead.Finding("train_step", 1, 1.0, needs=40e9), V5E, parts)
+    assert any("are parameters, optimiser and teacher" in x for x in told)
+    assert any("tensor" in x for x in told)  # 4 rows over 4 devices can not be cut into more micro-batches
+    told = ahead.cures(subject, ahead.Finding("sample", 1, 1.0, needs=40e9), V5E, {"parameters": 1e9})
+    assert told == ["fewer config.train.questions or config.train.samples"]
+
+
+def test_time_is_that_of_the_tightest_bound():
+    cost = ahead.Cost([(V5E.flops, 1.0), (1.0, 2 * V5E.bandwidth)], [ahead.Collective("all-gather", 1.0, 16, 1000.0)])
+    finding = ahead.Finding("train_step", 1, 1.0, cost=cost)
+    assert finding.seconds(V5E) == {"compute": 1.0, "memory": 2.0, "network": pytest.approx(8e-3)}
+    assert finding.total_seconds(V5E) == 3.0
+
+
+def test_without_a_compiler_or_with_an_unknown_name_a_topology_is_refused():
+    with pytest.raises(ValueError, match="topology 'v99:1x1' cannot be compiled for.*requirements-tpu.txt"):
+        dry_run.devices_of("v99:1x1")
