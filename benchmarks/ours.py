@@ -164,9 +164,9 @@ def divergence(case: Case) -> Once:
 
     def mean(student_UD: Array, student_VD: Array, teacher_UD: Array, teacher_VD: Array) -> Array:
         weight_U = jnp.ones(student_UD.shape[:1], jnp.float32)
-        heads = student_UD, student_VD, teacher_UD, teacher_VD
+        student, teacher = learning.States(student_UD, student_VD), learning.States(teacher_UD, teacher_VD)
         options = {"vocab_limit": case.model.vocab_size, "head_trainable": not case.lora}
-        return learning.divergence_sum(*heads, weight_U, DIVERGENCE, **options)[0] / weight_U.size
+        return learning.divergence_sum(student, teacher, weight_U, DIVERGENCE, **options)[0] / weight_U.size
 
     return differentiated(mean, case)
 

@@ -44,6 +44,7 @@ def experiment(size: str, learn: str) -> config.Experiment:
 
 def row(slice_name: str, size: str, learn: str) -> dict[str, Any]:
     """What the compiler says of one model on one slice."""
+    commit = machine.commit()  # as it is now: other commits may come while this compiles
     devices, tell = dry_run.devices_of(SLICES[slice_name]), functools.partial(print, flush=True)
     s, chip = dry_run.prepared(experiment(size, learn), devices, tell), ahead.chip_of(devices[0])
     found = dry_run.dry_run(s, tell)
@@ -76,7 +77,7 @@ def row(slice_name: str, size: str, learn: str) -> dict[str, Any]:
             for x in found
         ],
         "cures": [cure for x in found if not ahead.fits(x, chip) for cure in _cures(s, x, chip)],
-        "commit": machine.commit(),
+        "commit": commit,
         "jax": jax.__version__,
     }
 

@@ -11,8 +11,8 @@ import references_naive as naive
 from jax.sharding import NamedSharding
 
 from rcsd_jax import sharding
-from rcsd_jax.learning import DivergenceConfig, cross_entropy_sum, divergence_sum
-from rcsd_jax.learning.chunked_head import chunks
+from rcsd_jax.learning import DivergenceConfig, chunked_head, cross_entropy_sum, divergence_sum
+from rcsd_jax.learning.chunked_head import States, chunks
 from rcsd_jax.learning.divergence import KINDS, SUPPORTS, token_divergence
 from rcsd_jax.sharding import MeshConfig
 
@@ -33,11 +33,16 @@ def states(seed=0, rows=U, dtype=np.float32):
     return hidden[0], heads[0], hidden[1], heads[1]
 
 
+def pairs(arrays):
+    """(states, head, states, head, more) as student, teacher, more."""
+    return States(*arrays[:2]), States(*arrays[2:4]), *arrays[4:]
+
+
 def total_and_gradients(config, student, head, teacher, teacher_head, weight, **options):
     options = {"vocab_limit": V, "head_trainable": True} | options
 
     def total(*arrays):
-        return divergence_sum(*arrays, weight, config, **options)
+        return divergence_sum(*pairs(arrays), weight, config, **options)
 
     function = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3), has_aux=True))
     (value, sums), gradients = jax.device_get(function(student, head, teacher, teacher_head))
@@ -84,6 +89,14 @@ def test_chunks_with_the_head_inside_give_the_sum_and_both_gradients_of_the_naiv
     d_logits = naive.gradient(reference, student_logits) * weight[:, None]
     np.testing.assert_allclose(d_student, d_logits @ wide[1], atol=1e-5)
     np.testing.assert_allclose(d_head, d_logits.T @ wide[0], atol=1e-5)
+
+
+def test_rows_taken_in_blocks_give_what_they_give_together(monkeypatch):
+    config, weight = DivergenceConfig(kind="jsd", entry_clip=0.05), np.linspace(0, 2, 8, dtype=np.float32)
+    together = total_and_gradients(config, *states(rows=8), weight)
+    monkeypatch.setattr(chunked_head, "BLOCK_BYTES", 2 * 4 * V)  # two rows
+    in_blocks = total_and_gradients(config, *states(rows=8), weight)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), in_blocks, together)
 
 
 def test_hand_numbers_on_three_tokens():
@@ -224,7 +237,7 @@ def temporary_bytes(tokens, vocabulary, chunk_tokens):
     hidden, head = jax.ShapeDtypeStruct((tokens, 16), jnp.float32), jax.ShapeDtypeStruct((vocabulary, 16), jnp.float32)
 
     def total(*arrays):
-        return divergence_sum(*arrays, jnp.ones(tokens), config, vocab_limit=vocabulary, head_trainable=True)
+        return divergence_sum(*pairs(arrays), jnp.ones(tokens), config, vocab_limit=vocabulary, head_trainable=True)
 
     compiled = (
         jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True)).lower(hidden, head, hidden, head).compile()
@@ -251,7 +264,7 @@ def test_eight_devices_share_the_work_evenly(mesh):
     hidden, head = placed((tokens, width), "batch", None), placed((vocabulary, width), "vocab", "table_width")
 
     def total(*arrays):
-        return divergence_sum(*arrays, DivergenceConfig(), vocab_limit=vocabulary, head_trainable=True)
+        return divergence_sum(*pairs(arrays), DivergenceConfig(), vocab_limit=vocabulary, head_trainable=True)
 
     with jax.set_mesh(mesh):
         step = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))

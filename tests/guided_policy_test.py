@@ -9,8 +9,9 @@ import pytest
 import references_naive as naive
 
 from rcsd_jax.learning import DivergenceConfig, Gates, LossConfig, PolicyConfig
+from rcsd_jax.learning.chunked_head import States
 from rcsd_jax.learning.divergence import Sampled, divergence_sum
-from rcsd_jax.learning.guided_policy import Looks, divergence_and_policy_sum, sampled_divergence_sum
+from rcsd_jax.learning.guided_policy import divergence_and_policy_sum, sampled_divergence_sum
 from rcsd_jax.learning.policy import PolicyRows, policy_sum
 
 V = 5
@@ -32,7 +33,7 @@ def rows_of(token, then, advantage=None):
 
 def guided_sum(student, teacher, rows, weight, config):
     loss_sum = sampled_divergence_sum if rows.advantage_U is None else divergence_and_policy_sum
-    return loss_sum(Looks(student, EYE, teacher, EYE), rows, weight, config, **OPTIONS)
+    return loss_sum(States(student, EYE), States(teacher, EYE), rows, weight, config, **OPTIONS)
 
 
 def run(config, rows, student=STUDENT, teacher=TEACHER, weight=None):
@@ -88,7 +89,7 @@ def test_divergence_and_reward_add_up():
     student, teacher = jnp.asarray(STUDENT, jnp.float32), jnp.asarray(TEACHER, jnp.float32)
 
     def both(student):
-        divergence, _ = divergence_sum(student, EYE, teacher, EYE, weight, config.divergence, **OPTIONS)
+        divergence, _ = divergence_sum(States(student, EYE), States(teacher, EYE), weight, config.divergence, **OPTIONS)
         reward, _ = policy_sum(student, EYE, rows, weight, config.policy, temperature=1.3, **OPTIONS)
         return divergence + 0.7 * reward
 
@@ -111,7 +112,9 @@ def test_tokens_that_a_gate_stops_add_nothing_and_are_not_counted(form, gates):
 
     def total(student, weight, gates):
         if form == "divergence":
-            return divergence_sum(student, EYE, teacher, EYE, weight, DivergenceConfig(), gates=gates, **OPTIONS)
+            return divergence_sum(
+                States(student, EYE), States(teacher, EYE), weight, DivergenceConfig(), gates=gates, **OPTIONS
+            )
         rows = rows_of(TOKEN, logp(STUDENT), np.ones(12) if form == "mixed" else None)
         return guided_sum(student, teacher, rows, weight, LossConfig(gates=gates))
 
@@ -127,12 +130,14 @@ def test_a_uniform_teacher_is_noticed():
     weight = jnp.ones(12)
     for scale, share in ((0.0, 12), (0.01, 12), (1.0, 0)):
         teacher = jnp.asarray(TEACHER * scale, jnp.float32)
-        _, metrics = divergence_sum(teacher * 0, EYE, teacher, EYE, weight, DivergenceConfig(), **OPTIONS)
+        _, metrics = divergence_sum(
+            States(teacher * 0, EYE), States(teacher, EYE), weight, DivergenceConfig(), **OPTIONS
+        )
         assert metrics["teacher_uniform"] == share
     # Rows of the head that have no token are no reason to think that the teacher knows something.
     padded = jnp.concatenate([EYE, jnp.full((3, V), 9.0)])
     flat = jnp.ones((12, V))
-    _, metrics = divergence_sum(flat, padded, flat, padded, weight, DivergenceConfig(), **OPTIONS)
+    _, metrics = divergence_sum(States(flat, padded), States(flat, padded), weight, DivergenceConfig(), **OPTIONS)
     assert metrics["teacher_uniform"] == 12
 
 
@@ -147,7 +152,7 @@ def test_tokens_of_older_weights_count_for_what_they_still_are_up_to_a_cap():
 
     def total(student, config, weight):
         weight = jnp.asarray(weight, jnp.float32)
-        return divergence_sum(student, EYE, teacher, EYE, weight, config, sampled=sampled, **OPTIONS)
+        return divergence_sum(States(student, EYE), States(teacher, EYE), weight, config, sampled=sampled, **OPTIONS)
 
     function = jax.value_and_grad(total, has_aux=True)
     (value, metrics), gradient = function(student, DivergenceConfig(importance_cap=2.0), np.ones(12))

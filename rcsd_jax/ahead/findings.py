@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -66,7 +67,7 @@ def compiled(function: Function, s: Subject) -> Finding:
     """
     started = time.monotonic()
     state = abstract_state(s)
-    with jax.set_mesh(s.mesh):
+    with jax.set_mesh(s.mesh), _nothing_cached():
         try:
             program = function.jitted.lower(*function.arguments).compile()
         except jax.errors.JaxRuntimeError as error:
@@ -88,6 +89,18 @@ def compiled(function: Function, s: Subject) -> Finding:
         largest=text.largest(),
         cost=text.cost(function.turns),
     )
+
+
+@contextlib.contextmanager
+def _nothing_cached() -> Iterator[None]:
+    """A program for devices that are not here can be put into the compilation cache, but not read from it."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def device_bytes(tree: Tree) -> float:

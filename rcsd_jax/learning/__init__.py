@@ -12,6 +12,7 @@ Everything is a sum with its count until the global batch is complete; one divis
 """
 
 from rcsd_jax.learning.advantages import Advantages, advantages, best
+from rcsd_jax.learning.chunked_head import States
 from rcsd_jax.learning.cross_entropy import cross_entropy_sum
 from rcsd_jax.learning.divergence import DivergenceConfig, divergence_sum
 from rcsd_jax.learning.gates import Gates, weights_by_place
@@ -34,6 +35,7 @@ __all__ = [
     "Objective",
     "OptimizerConfig",
     "PolicyConfig",
+    "States",
     "TeacherConfig",
     "advantages",
     "best",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,17 +24,25 @@ from rcsd_jax.types import Array, Tree
 # matrix products read the head more than they use it; with more, a small vocabulary falls out of the cache.
 CHUNK_BYTES = 64 * 2**20
 FEWEST_TOKENS, MOST_TOKENS = 256, 1024
+# A CPU goes through a chunk's logits many times: for so many at once they stay in its cache.
+BLOCK_BYTES = 3 * 2**20
 
-# (logits_UV, rows, shared) -> (loss_U, metrics by name, each _U)
-LossOfLogits = Callable[[Array, Tree, Tree], tuple[Array, dict[str, Array]]]
+# (logits_UV, the teacher's or None, rows) -> (loss_U, metrics by name, each _U)
+LossOfLogits = Callable[[Array, Any, Tree], tuple[Array, dict[str, Array]]]
+
+
+class States(NamedTuple):
+    """What a model has before tokens: states after its final norm, and the LM head that they belong to."""
+
+    hidden_UD: Array
+    head_VD: Array
 
 
 def head_sum(
     loss_of_logits: LossOfLogits,
-    hidden_UD: Array,
-    head_VD: Array,
+    student: States,
+    teacher: States | None,
     rows: Tree,
-    shared: Tree,
     weight_U: Array,
     *,
     vocab_limit: int,
@@ -42,28 +51,28 @@ def head_sum(
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sums over tokens of a loss of the logits and of its metrics.
 
-    Gradients flow into ``hidden_UD`` and, where ``head_trainable``, into ``head_VD``; never into ``rows``, ``shared``
-    or the weights. A token of weight 0 contributes nothing, not even a NaN.
+    Gradients flow into the student's states and, where ``head_trainable``, into its head; never into the teacher's, the
+    rows or the weights. A token of weight 0 contributes nothing, not even a NaN.
 
     Args:
-      loss_of_logits: ``(logits_UV, rows, shared) -> (loss_U, {name: metric_U})``; hashable, it is a static argument.
-      hidden_UD: states after the final norm; the head is read in their dtype, sums are float32.
-      head_VD: the LM head.
+      loss_of_logits: hashable, it is a static argument; the loss of a token depends on its row of the arguments alone.
+      student: heads are read in the dtype of their states, sums are float32.
+      teacher: of the same tokens, or None.
       rows: what the loss needs for each token; every leaf begins with U and is cut with the tokens.
-      shared: what the loss needs for every chunk.
       weight_U: what each token counts.
-      vocab_limit: rows of the head with a token.
+      vocab_limit: rows of the heads with a token.
       head_trainable: False leaves the gradient of the head out (LoRA).
       chunk_tokens: tokens in a chunk at most; None goes by ``CHUNK_BYTES`` a device.
     """
-    count = chunks(len(weight_U), head_VD.shape[0], chunk_tokens)
+    count = chunks(len(weight_U), student.head_VD.shape[0], chunk_tokens)
 
     def cut(x: Array) -> Array:
         return _cut(jnp.where((weight_U > 0).reshape(-1, *[1] * (x.ndim - 1)), x, 0), count)
 
     loss = functools.partial(_masked_loss, loss_of_logits)
-    cut_rows = jax.tree.map(cut, rows)
-    return _scan(loss, vocab_limit, head_trainable, cut(hidden_UD), head_VD, cut_rows, shared, cut(weight_U))
+    teacher_hidden, teacher_VD = (None, None) if teacher is None else (cut(teacher.hidden_UD), teacher.head_VD)
+    cut_rows = teacher_hidden, jax.tree.map(cut, rows), cut(weight_U)
+    return _scan(loss, vocab_limit, head_trainable, cut(student.hidden_UD), student.head_VD, teacher_VD, cut_rows)
 
 
 def logp_of_tokens(
@@ -109,39 +118,62 @@ def chunks(tokens: int, vocabulary: int, chunk_tokens: int | None) -> int:
 
 
 def _masked_loss(
-    loss_of_logits: LossOfLogits, logits_UV: Array, rows: Tree, shared: Tree, weight_U: Array
+    loss_of_logits: LossOfLogits, logits_UV: Array, teacher_UV: Array | None, rows: Tree, weight_U: Array
 ) -> tuple[Array, dict[str, Array]]:
-    loss_U, metrics = loss_of_logits(logits_UV, rows, shared)
+    loss_U, metrics = loss_of_logits(logits_UV, teacher_UV, rows)
     return masked_sum(loss_U, weight_U), {name: masked_sum(value_U, weight_U) for name, value_U in metrics.items()}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _scan(loss, vocab_limit, head_trainable, hidden, head_VD, rows, shared, weight):
+def _scan(loss, vocab_limit, head_trainable, hidden, head_VD, teacher_VD, rows):
     compute_VD = head_VD.astype(hidden.dtype)
 
     def body(_, chunk):
-        hidden_UD, rows_U, weight_U = chunk
-        return None, loss(logits_of(hidden_UD, compute_VD, vocab_limit), rows_U, shared, weight_U)
+        hidden_UD, (teacher_UD, rows_U, weight_U) = chunk
+        teacher_UV = _teacher_logits(teacher_UD, teacher_VD, vocab_limit)
+        return None, loss(logits_of(hidden_UD, compute_VD, vocab_limit), teacher_UV, rows_U, weight_U)
 
-    return _total(jax.lax.scan(body, None, (hidden, rows, weight))[1])
+    return _total(jax.lax.scan(body, None, (hidden, rows))[1])
 
 
-def _forward(loss, vocab_limit, head_trainable, hidden, head_VD, rows, shared, weight):
+def _forward(loss, vocab_limit, head_trainable, hidden, head_VD, teacher_VD, rows):
     compute_VD = head_VD.astype(hidden.dtype)
 
     def body(dhead_VD, chunk):
-        hidden_UD, rows_U, weight_U = chunk
+        hidden_UD, (teacher_UD, rows_U, weight_U) = chunk
+        teacher_UV = _teacher_logits(teacher_UD, teacher_VD, vocab_limit)
         logits_UV = logits_of(hidden_UD, compute_VD, vocab_limit)
-        sums, dlogits_UV = jax.value_and_grad(loss, has_aux=True)(logits_UV, rows_U, shared, weight_U)
-        dlogits_UV = dlogits_UV.astype(hidden.dtype)
+        sums, dlogits_UV = _in_blocks(loss, hidden.dtype, (logits_UV, teacher_UV, rows_U, weight_U))
         dhidden_UD = jnp.einsum("uv,vd->ud", dlogits_UV, compute_VD, preferred_element_type=jnp.float32)
         if head_trainable:
             dhead_VD += _outer_products(dlogits_UV, hidden_UD)
         return dhead_VD, (sums, sharding.constrain(dhidden_UD, "batch", None).astype(hidden.dtype))
 
     nothing = jnp.zeros(head_VD.shape, jnp.float32) if head_trainable else None
-    dhead_VD, (sums, dhidden) = jax.lax.scan(body, nothing, (hidden, rows, weight))
+    dhead_VD, (sums, dhidden) = jax.lax.scan(body, nothing, (hidden, rows))
     return _total(sums), (dhidden, jax.tree.map(lambda x: x.astype(head_VD.dtype), dhead_VD))
+
+
+def _teacher_logits(hidden_UD: Array | None, head_VD: Array | None, vocab_limit: int) -> Array | None:
+    if hidden_UD is None:
+        return None
+    assert head_VD is not None
+    return logits_of(hidden_UD, head_VD.astype(hidden_UD.dtype), vocab_limit)
+
+
+def _in_blocks(loss: Callable, dtype: jnp.dtype, arguments: tuple) -> tuple[Tree, Array]:
+    """(sums, the derivative by the logits in ``dtype``); on a CPU some rows after the others."""
+
+    def of_rows(block: tuple) -> tuple[Tree, Array]:
+        sums, dlogits_UV = jax.value_and_grad(loss, has_aux=True)(*block)
+        return sums, dlogits_UV.astype(dtype)
+
+    U, V = arguments[0].shape
+    size = 1 << max(0, (BLOCK_BYTES // (4 * V)).bit_length() - 1)
+    if sharding.platform() != "cpu" or U % size or size >= U or jax.sharding.get_abstract_mesh().size > 1:
+        return of_rows(arguments)
+    sums, dlogits_XUV = jax.lax.map(of_rows, jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), arguments))
+    return _total(sums), dlogits_XUV.reshape(U, V)
 
 
 def _outer_products(left_UV: Array, right_UD: Array) -> Array:
@@ -155,7 +187,7 @@ def _outer_products(left_UV: Array, right_UD: Array) -> Array:
 def _backward(loss, vocab_limit, head_trainable, gradients, cotangents):
     scale, _ = cotangents
     dhidden, dhead_VD = jax.tree.map(lambda x: (x * scale).astype(x.dtype), gradients)
-    return dhidden, dhead_VD, None, None, None
+    return dhidden, dhead_VD, None, None
 
 
 def _total(sums: Tree) -> Tree:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from rcsd_jax.learning.chunked_head import head_sum
+from rcsd_jax.learning.chunked_head import States, head_sum
 from rcsd_jax.lm import logit_at
 from rcsd_jax.types import Array
 
@@ -33,10 +33,9 @@ def cross_entropy_sum(
     """
     return head_sum(
         _loss_of_logits,
-        hidden_UD,
-        head_VD,
-        tokens_U,
+        States(hidden_UD, head_VD),
         None,
+        tokens_U,
         weight_U,
         vocab_limit=vocab_limit,
         head_trainable=head_trainable,
@@ -44,7 +43,7 @@ def cross_entropy_sum(
     )
 
 
-def _loss_of_logits(logits_UV: Array, tokens_U: Array, _: None) -> tuple[Array, dict[str, Array]]:
+def _loss_of_logits(logits_UV: Array, _: Array | None, tokens_U: Array) -> tuple[Array, dict[str, Array]]:
     token_logit_U = logit_at(logits_UV, tokens_U)
     loss_U = jax.nn.logsumexp(logits_UV, axis=-1) - token_logit_U
     return loss_U, {"accuracy": token_logit_U >= jnp.max(logits_UV, axis=-1)}

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from rcsd_jax import sharding
-from rcsd_jax.learning.chunked_head import head_sum
+from rcsd_jax.learning.chunked_head import States, head_sum
 from rcsd_jax.learning.gates import Gates, passes
-from rcsd_jax.lm import NEVER, logit_at, logits_of
+from rcsd_jax.lm import NEVER, logit_at
 from rcsd_jax.types import Array
 
 KINDS = ("kl_teacher_student", "kl_student_teacher", "jsd")
@@ -98,10 +98,8 @@ class Sampled:
 
 
 def divergence_sum(
-    student_hidden_UD: Array,
-    student_head_VD: Array,
-    teacher_hidden_UD: Array,
-    teacher_head_VD: Array,
+    student: States,
+    teacher: States,
     weight_U: Array,
     config: DivergenceConfig,
     *,
@@ -112,14 +110,12 @@ def divergence_sum(
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sum over tokens of the divergence between teacher and student, chunk by chunk.
 
-    Gradients flow into the student's hidden states and head only. Divide the sum, and each metric, by the sum of the
+    Divide the sum, and each metric, by the sum of the
     weights (of the global batch).
 
     Args:
-      student_hidden_UD: states after the final norm, one a token that is predicted.
-      student_head_VD: the student's LM head.
-      teacher_hidden_UD: the teacher's states for the same tokens.
-      teacher_head_VD: the teacher's LM head.
+      student: its states, one a token that is predicted, and its LM head; gradients flow into both.
+      teacher: the same of the teacher.
       weight_U: what each token counts; where it is 0 the states are not looked at.
       config: which divergence.
       vocab_limit: rows of the heads from here on belong to no token and are out of both distributions.
@@ -144,11 +140,10 @@ def divergence_sum(
             f"divergence.top_k is {config.top_k}, the vocabulary has {vocab_limit}: lower it or use support 'full'"
         )
     return head_sum(
-        functools.partial(_loss_of_logits, config, vocab_limit, gates),
-        student_hidden_UD,
-        student_head_VD,
-        (teacher_hidden_UD, sampled),
-        teacher_head_VD.astype(teacher_hidden_UD.dtype),
+        functools.partial(_loss_of_logits, config, gates),
+        student,
+        teacher,
+        sampled,
         weight_U,
         vocab_limit=vocab_limit,
         head_trainable=head_trainable,
@@ -157,10 +152,8 @@ def divergence_sum(
 
 
 def _loss_of_logits(
-    config: DivergenceConfig, vocab_limit: int, gates: Gates, student_UV: Array, rows: tuple, teacher_head_VD: Array
+    config: DivergenceConfig, gates: Gates, student_UV: Array, teacher_UV: Array, sampled: Sampled | None
 ) -> tuple[Array, dict[str, Array]]:
-    teacher_hidden_UD, sampled = rows
-    teacher_UV = logits_of(teacher_hidden_UD, teacher_head_VD, vocab_limit)
     loss_U, metrics = token_divergence(student_UV, teacher_UV, config)
     if gates.look_at_entropy:
         metrics["passed"] = passes(gates, metrics["student_entropy"], metrics["teacher_entropy"])

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rcsd_jax.learning.chunked_head import head_sum
+from rcsd_jax.learning.chunked_head import States, head_sum
 from rcsd_jax.learning.divergence import describe, token_divergence
 from rcsd_jax.learning.gates import Gates, passes
 from rcsd_jax.learning.loss_config import LossConfig
 from rcsd_jax.learning.policy import PolicyRows, policy_loss, policy_of_logits
-from rcsd_jax.lm import logit_at, logits_of
+from rcsd_jax.lm import logit_at
 from rcsd_jax.types import Array
 
 
-class Looks(NamedTuple):
-    """Student and teacher before the same tokens: states after the final norm, and the LM heads that they belong to."""
-
-    student_hidden_UD: Array
-    student_head_VD: Array
-    teacher_hidden_UD: Array
-    teacher_head_VD: Array
-
-
 def sampled_divergence_sum(
-    looks: Looks, rows: PolicyRows, weight_U: Array, config: LossConfig, *, vocab_limit: int, head_trainable: bool
+    student: States,
+    teacher: States,
+    rows: PolicyRows,
+    weight_U: Array,
+    config: LossConfig,
+    *,
+    vocab_limit: int,
+    head_trainable: bool,
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sum over tokens of the policy loss whose advantage for token y is log p_T(y) - log p_S(y).
 
@@ -36,7 +33,8 @@ def sampled_divergence_sum(
     and costs one token of the vocabulary.
 
     Args:
-      looks: gradients flow into the student's.
+      student: its states, one a token that is predicted, and its LM head; gradients flow into both.
+      teacher: the same of the teacher.
       rows: the sampled tokens, without advantages.
       weight_U: what each token counts; where it is 0 nothing is looked at.
       config: the policy loss, and gates by entropy (tokens that they stop add nothing).
@@ -48,11 +46,18 @@ def sampled_divergence_sum(
       log p_S(y) - log p_T(y).
     """
     assert rows.advantage_U is None
-    return _guided_sum(_sampled, looks, rows, weight_U, config, vocab_limit, head_trainable)
+    return _guided_sum(_sampled, student, teacher, rows, weight_U, config, vocab_limit, head_trainable)
 
 
 def divergence_and_policy_sum(
-    looks: Looks, rows: PolicyRows, weight_U: Array, config: LossConfig, *, vocab_limit: int, head_trainable: bool
+    student: States,
+    teacher: States,
+    rows: PolicyRows,
+    weight_U: Array,
+    config: LossConfig,
+    *,
+    vocab_limit: int,
+    head_trainable: bool,
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sum over tokens of the divergence plus ``policy.reward_coefficient`` times the policy loss.
 
@@ -62,12 +67,13 @@ def divergence_and_policy_sum(
       the sum, and sums of the metrics of ``divergence_sum``, of ``policy_sum``, and of ``policy_loss``.
     """
     assert rows.advantage_U is not None
-    return _guided_sum(_mixed, looks, rows, weight_U, config, vocab_limit, head_trainable)
+    return _guided_sum(_mixed, student, teacher, rows, weight_U, config, vocab_limit, head_trainable)
 
 
 def _guided_sum(
     loss_of_logits: Callable,
-    looks: Looks,
+    student: States,
+    teacher: States,
     rows: PolicyRows,
     weight_U: Array,
     config: LossConfig,
@@ -75,11 +81,10 @@ def _guided_sum(
     head_trainable: bool,
 ) -> tuple[Array, dict[str, Array]]:
     return head_sum(
-        functools.partial(loss_of_logits, config, vocab_limit),
-        looks.student_hidden_UD,
-        looks.student_head_VD,
-        (looks.teacher_hidden_UD, rows),
-        looks.teacher_head_VD.astype(looks.teacher_hidden_UD.dtype),
+        functools.partial(loss_of_logits, config),
+        student,
+        teacher,
+        rows,
         weight_U,
         vocab_limit=vocab_limit,
         head_trainable=head_trainable,
@@ -88,28 +93,24 @@ def _guided_sum(
 
 
 def _mixed(
-    config: LossConfig, vocab_limit: int, student_UV: Array, rows: tuple[Array, PolicyRows], teacher_head_VD: Array
+    config: LossConfig, student_UV: Array, teacher_UV: Array, rows: PolicyRows
 ) -> tuple[Array, dict[str, Array]]:
-    teacher_hidden_UD, policy_rows = rows
-    teacher_UV = logits_of(teacher_hidden_UD, teacher_head_VD, vocab_limit)
     divergence_U, metrics = token_divergence(student_UV, teacher_UV, config.divergence)
-    policy_U, of_policy = policy_of_logits(config.policy, config.temperature, student_UV, policy_rows, None)
+    policy_U, of_policy = policy_of_logits(config.policy, config.temperature, student_UV, None, rows)
     metrics |= of_policy | {"policy_loss": policy_U}
     return _gated(config.gates, divergence_U + config.policy.reward_coefficient * policy_U, metrics)
 
 
 def _sampled(
-    config: LossConfig, vocab_limit: int, student_UV: Array, rows: tuple[Array, PolicyRows], teacher_head_VD: Array
+    config: LossConfig, student_UV: Array, teacher_UV: Array, rows: PolicyRows
 ) -> tuple[Array, dict[str, Array]]:
-    teacher_hidden_UD, policy_rows = rows
-    teacher_UV = logits_of(teacher_hidden_UD, teacher_head_VD, vocab_limit) / config.temperature
-    student_UV = student_UV / config.temperature
+    student_UV, teacher_UV = student_UV / config.temperature, teacher_UV / config.temperature
     logp_U, teacher_logp_U = (
-        logit_at(logits_UV, policy_rows.token_U) - jax.nn.logsumexp(logits_UV, axis=-1)
+        logit_at(logits_UV, rows.token_U) - jax.nn.logsumexp(logits_UV, axis=-1)
         for logits_UV in (student_UV, teacher_UV)
     )
     advantage_U = jax.lax.stop_gradient(teacher_logp_U - logp_U)
-    loss_U, metrics = policy_loss(logp_U, policy_rows._replace(advantage_U=advantage_U), config.policy)
+    loss_U, metrics = policy_loss(logp_U, rows._replace(advantage_U=advantage_U), config.policy)
     metrics |= describe(student_UV, teacher_UV) | {"sampled_divergence": -advantage_U}
     return _gated(config.gates, loss_U, metrics)
 

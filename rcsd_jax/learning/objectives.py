@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from rcsd_jax import lm
+from rcsd_jax.learning.chunked_head import States
 from rcsd_jax.learning.cross_entropy import cross_entropy_sum
 from rcsd_jax.learning.divergence import Sampled, divergence_sum
-from rcsd_jax.learning.guided_policy import Looks, divergence_and_policy_sum, sampled_divergence_sum
+from rcsd_jax.learning.guided_policy import divergence_and_policy_sum, sampled_divergence_sum
 from rcsd_jax.learning.loss_config import LossConfig
 from rcsd_jax.learning.policy import PolicyConfig, PolicyRows, aggregated, policy_sum
 from rcsd_jax.types import Array, Rollout, ScoredBatch, TokenBatch, Tree
@@ -66,7 +67,7 @@ def distill(variables: Tree, batch: ScoredBatch, given: Given) -> Sums:
     """
     rollout, config = batch.rollout, given.config
     total, sums = divergence_sum(
-        *_looks(variables, batch, given),
+        *_both(variables, batch, given),
         batch.weight_BC.reshape(-1),
         config.divergence,
         sampled=Sampled(
@@ -128,7 +129,7 @@ def best_of_n(variables: Tree, batch: ScoredBatch, given: Given) -> Sums:
 
 def _guided(loss_sum: Callable, variables: Tree, batch: ScoredBatch, given: Given) -> Sums:
     total, sums = loss_sum(
-        _looks(variables, batch, given),
+        *_both(variables, batch, given),
         _policy_rows(batch, given.config.policy),
         batch.weight_BC.reshape(-1),
         given.config,
@@ -138,10 +139,11 @@ def _guided(loss_sum: Callable, variables: Tree, batch: ScoredBatch, given: Give
     return total, sums.get("passed", tokens), _paired(sums, tokens)
 
 
-def _looks(variables: Tree, batch: ScoredBatch, given: Given) -> Looks:
+def _both(variables: Tree, batch: ScoredBatch, given: Given) -> tuple[States, States]:
+    """Student and teacher before the same tokens."""
     assert batch.teacher_hidden_BCD is not None and given.teacher_head_VD is not None
-    student_UD = _hidden(variables, batch.rollout, given)
-    return Looks(student_UD, _head(variables, given), _by_token(batch.teacher_hidden_BCD), given.teacher_head_VD)
+    student = States(_hidden(variables, batch.rollout, given), _head(variables, given))
+    return student, States(_by_token(batch.teacher_hidden_BCD), given.teacher_head_VD)
 
 
 def _policy_rows(batch: ScoredBatch, policy: PolicyConfig) -> PolicyRows:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rcsd_jax.learning.chunked_head import head_sum
+from rcsd_jax.learning.chunked_head import States, head_sum
 from rcsd_jax.lm import logit_at
 from rcsd_jax.types import Array
 
@@ -119,10 +119,9 @@ def policy_sum(
     """
     return head_sum(
         functools.partial(policy_of_logits, config, temperature),
-        hidden_UD,
-        head_VD,
-        rows,
+        States(hidden_UD, head_VD),
         None,
+        rows,
         weight_U,
         vocab_limit=vocab_limit,
         head_trainable=head_trainable,
@@ -131,7 +130,7 @@ def policy_sum(
 
 
 def policy_of_logits(
-    config: PolicyConfig, temperature: float, logits_UV: Array, rows: PolicyRows, _: None
+    config: PolicyConfig, temperature: float, logits_UV: Array, _: Array | None, rows: PolicyRows
 ) -> tuple[Array, dict[str, Array]]:
     """The loss of each token from its logits, and the metrics of ``policy_sum``, each of shape U."""
     logits_UV = logits_UV / temperature
