@@ -28,8 +28,10 @@ from rcsd_jax import (
     hosts,
     learning,
     lm,
+    memory,
     metrics,
     models,
+    questions,
     sharding,
     sources,
 )
@@ -68,8 +70,10 @@ def train(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
     summary = folder.done()
     if summary is not None:
         return summary
+    peak_memory = memory.PeakMemory()
     with folder.held() as pulse, jax.set_mesh(mesh):
-        return folder.finish(_train(experiment, folder, mesh, pulse))
+        summary = _train(experiment, folder, mesh, pulse)
+        return folder.finish({**summary, "peak_memory": peak_memory()})
 
 
 def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Pulse) -> dict[str, Any]:
@@ -78,6 +82,8 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
     transformer, tokenizer = model.transformer, model.tokenizer
     source = sources.of(e, model, mesh)
     hosts.agree(dataclasses.asdict(source.meta))
+    if "rubrics" in source.facts:
+        hosts.from_first(lambda: questions.keep_perturbed(e, folder / "guidance.jsonl"))
     step_function = learning.make_train_step(
         transformer,
         learning.OBJECTIVES[e.objective],

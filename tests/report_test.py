@@ -95,6 +95,19 @@ def test_other_questions_are_refused_by_name_and_id() -> None:
         compare([method("base", LOW), method("rcsd", LOW[:-1])], baseline="base")
 
 
+def test_runs_of_one_name_are_one_method_and_all_methods_have_its_seeds() -> None:
+    runs = [method(name, right, seed=seed) for name, right, seed in (("base", LOW, 1), ("base", LOW, 0))]
+    better = [method("rcsd", HIGH, seed=0, budget=Budget(10, 2, 3, 1.0, 7)), method("rcsd", LOW, seed=1)]
+    rcsd = compare([*runs, *better], baseline="base").methods[1]
+    assert rcsd.seeds == (0, 1) and rcsd.by_seed["eval_sampled/accuracy"] == (0.75, 0.25)
+    assert rcsd.differences["eval_sampled/accuracy"].difference == 0.25
+    assert rcsd.metrics["eval_sampled"]["accuracy"].mean == 0.5
+    assert rcsd.by_source["eval_sampled"]["template1"].mean == 0.75
+    assert rcsd.budget == Budget(5, 1, 2, 0.5, 7)
+    with pytest.raises(ValueError, match=r"'rcsd' ran with seeds \[0\], the baseline 'base' with \[0, 1\]"):
+        compare([*runs, better[0]], baseline="base")
+
+
 @pytest.mark.parametrize(("names", "baseline"), [(["a", "a"], "a"), (["a", "b"], "c")])
 def test_names_must_be_unique_and_hold_the_baseline(names: list[str], baseline: str) -> None:
     with pytest.raises(ValueError, match=f"the baseline is '{baseline}'"):
@@ -206,7 +219,7 @@ def test_the_report_and_its_pictures_are_there_and_the_same_twice(tmp_path: path
     for folder in ("one", "two"):
         report.write(tmp_path / folder, comparison, methods, title="A run", curves=CURVES)
     files = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
-    assert set(files) == {"comparison.json", "report.md", "accuracy.png", "curves.png"}
+    assert set(files) == {"comparison.json", "comparison.csv", "report.md", "accuracy.png", "curves.png"}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
     text = files["report.md"].decode()
     assert set(re.findall(r"\]\((\S+)\)", text)) == {"accuracy.png", "curves.png"}
@@ -236,7 +249,7 @@ def test_comparison_json_is_valid_json_with_the_documented_keys(tmp_path: pathli
     assert rcsd["differences"]["eval_sampled/accuracy"]["difference"] == 0.5
     assert rcsd["by_source"]["eval_sampled"]["template1"]["mean"] == 1.0
     assert rcsd["by_criterion"]["eval_sampled"]["Unit"]["mean"] == 1.0
-    assert rcsd["budget"] == {"steps": 50, "sampled_tokens": 10, "teacher_tokens": 20, "seconds": 3.5}
+    assert rcsd["budget"] == dataclasses.asdict(Budget(50, 10, 20, 3.5))
     assert content["ceilings"][0]["name"] == "told"
 
 

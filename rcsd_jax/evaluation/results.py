@@ -131,6 +131,13 @@ def read_records(path: str | os.PathLike[str]) -> list[EvaluationRecord]:
     return records
 
 
+def pooled(records: Sequence[EvaluationRecord]) -> EvaluationRecord:
+    """The samples that several models gave for one question, as one record."""
+    names = ("texts", "correct", "extracted", "how", "lengths", "finished", "criteria")
+    columns: dict[str, Any] = {name: tuple(x for record in records for x in getattr(record, name)) for name in names}
+    return dataclasses.replace(records[0], **columns)
+
+
 def per_question(records: Sequence[EvaluationRecord]) -> dict[str, np.ndarray]:
     """Metrics with one number a question, in the order of the records.
 
