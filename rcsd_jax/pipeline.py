@@ -68,18 +68,19 @@ def run(pipeline: config_dict.ConfigDict, workdir: str) -> None:
     for number, part in enumerate(parts, start=1):
         e = part.experiment
         began = time.monotonic()
-        _say(f"[{number}/{len(parts)}] {e.name}: {e.description}")
+        say(f"[{number}/{len(parts)}] {e.name}: {e.description}")
         RUNNERS[part.run](e, f"{workdir}/{e.name}")
         minutes = (time.monotonic() - started) / 60
-        _say(f"    {time.monotonic() - began:.0f} s, {minutes:.1f} min so far")
+        say(f"    {time.monotonic() - began:.0f} s, {minutes:.1f} min so far")
     folders = [f"{workdir}/{part.experiment.name}" for part in parts]
     table = hosts.from_first(
         lambda: compare.compare_runs(folders, workdir, baseline=pipeline.baseline, title=pipeline.title)
     )
-    _say(f"\n{table}\n\n{(time.monotonic() - started) / 60:.1f} minutes; the report is in {workdir}/report.md")
+    say(f"\n{table}\n\n{(time.monotonic() - started) / 60:.1f} minutes; the report is in {workdir}/report.md")
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Prints a line, on the first host only."""
     if hosts.is_first():
         print(line, flush=True)
 

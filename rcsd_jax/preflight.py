@@ -70,12 +70,17 @@ def _hash_of(paths: list[Any]) -> str:
     return total.hexdigest()[:16]
 
 
+class Taken(ValueError):
+    """Another run has the folder."""
+
+
 @contextlib.contextmanager
 def claimed(folder: epath.Path) -> Iterator[None]:
     """While it is open, ``folder`` is this run's alone, and all of its hosts see it.
 
     Raises:
-      ValueError: another run has it, or it cannot be written to.
+      Taken: another run has it.
+      ValueError: it cannot be written to.
       hosts.HostError: some hosts do not see what host 0 writes there.
     """
     with contextlib.ExitStack() as stack:
@@ -173,9 +178,9 @@ def _holder(lock: epath.Path) -> dict[str, Any]:
         return {}
 
 
-def _taken(folder: epath.Path) -> ValueError:
+def _taken(folder: epath.Path) -> Taken:
     holder = _holder(folder / "lock")
-    return ValueError(
+    return Taken(
         f"{folder} is in use by process {holder.get('pid')} of {holder.get('host')}: wait for its end, or give another "
         "--workdir"
     )

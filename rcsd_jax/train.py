@@ -28,6 +28,7 @@ from rcsd_jax import (
     hosts,
     learning,
     lm,
+    memory,
     metrics,
     models,
     sharding,
@@ -68,8 +69,10 @@ def train(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
     summary = folder.done()
     if summary is not None:
         return summary
+    peak_memory = memory.PeakMemory()
     with folder.held() as pulse, jax.set_mesh(mesh):
-        return folder.finish(_train(experiment, folder, mesh, pulse))
+        summary = _train(experiment, folder, mesh, pulse)
+        return folder.finish({**summary, "peak_memory": peak_memory()})
 
 
 def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Pulse) -> dict[str, Any]:

@@ -9,14 +9,17 @@ ROOT = Path(__file__).parents[1] / "rcsd_jax"
 # From the ground up. Rooms of floors 1 and 2 do not know each other; the files of the other floors know those before
 # them in the row.
 FLOORS = [
-    ("types", "masked", "randomness", "sharding", "compilations", "files", "journal", "hosts", "ending"),
+    ("types", "masked", "randomness", "sharding", "compilations", "files", "memory", "journal", "hosts", "ending"),
     ("lm", "rubrics", "data"),
     ("learning", "evaluation", "judges"),
     (
         *("checkpoint", "metrics", "report", "config", "preflight", "workdir", "models", "questions"),
         *("encoding", "examples", "rollout", "measure", "rewards", "collector", "sources", "ahead"),
     ),
-    ("command", "evaluate", "write_rubrics", "compare", "train", "export", "pipeline", "checks", "doctor", "dry_run"),
+    (
+        *("command", "evaluate", "write_rubrics", "compare", "train", "export", "pipeline", "sweep"),
+        *("checks", "doctor", "dry_run"),
+    ),
 ]
 PLACE = {room: (floor, at) for floor, rooms in enumerate(FLOORS) for at, room in enumerate(rooms)}
 FILES = sorted(ROOT.rglob("*.py"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rcsd_jax import config, lm, pipeline, sharding
+from rcsd_jax import config, lm, pipeline, sharding, sweep
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("[a-z]*.py"))
 
@@ -189,6 +189,10 @@ def test_sft_does_not_need_the_rubric_that_the_default_teacher_reads():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_file_reads_without_an_error(name):
     values = importlib.import_module(f"configs.{name}").get_config()
+    if "seeds" in values:
+        cells = sweep.read_cells(values, "runs/x")
+        assert len(cells) == len(values.seeds) * len(values.order)
+        return
     if "parts" in values:
         parts = pipeline.read_parts(values, "runs/x")
         assert [part.experiment.name for part in parts] == list(values.order)

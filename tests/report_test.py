@@ -206,7 +206,7 @@ def test_the_report_and_its_pictures_are_there_and_the_same_twice(tmp_path: path
     for folder in ("one", "two"):
         report.write(tmp_path / folder, comparison, methods, title="A run", curves=CURVES)
     files = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
-    assert set(files) == {"comparison.json", "report.md", "accuracy.png", "curves.png"}
+    assert set(files) == {"comparison.json", "comparison.csv", "report.md", "accuracy.png", "curves.png"}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
     text = files["report.md"].decode()
     assert set(re.findall(r"\]\((\S+)\)", text)) == {"accuracy.png", "curves.png"}
@@ -236,7 +236,7 @@ def test_comparison_json_is_valid_json_with_the_documented_keys(tmp_path: pathli
     assert rcsd["differences"]["eval_sampled/accuracy"]["difference"] == 0.5
     assert rcsd["by_source"]["eval_sampled"]["template1"]["mean"] == 1.0
     assert rcsd["by_criterion"]["eval_sampled"]["Unit"]["mean"] == 1.0
-    assert rcsd["budget"] == {"steps": 50, "sampled_tokens": 10, "teacher_tokens": 20, "seconds": 3.5}
+    assert rcsd["budget"] == dataclasses.asdict(Budget(50, 10, 20, 3.5))
     assert content["ceilings"][0]["name"] == "told"
 
 

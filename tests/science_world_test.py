@@ -111,7 +111,7 @@ def test_impossible_worlds_are_refused():
 
 
 def test_pretraining_has_the_shares_of_its_config_and_is_deterministic(splits):
-    config = science.PretrainingConfig(examples=6000)
+    config = science.PretrainingConfig(examples=6000, answer=0.3, answer_with_solution=0.1)
     examples = science.pretraining_examples(splits["pretrain"], config)
     assert examples == science.pretraining_examples(splits["pretrain"], config)
     counts = collections.Counter(example.kind for example in examples)
@@ -121,13 +121,16 @@ def test_pretraining_has_the_shares_of_its_config_and_is_deterministic(splits):
 
 def test_pretraining_targets_follow_what_the_prompt_shows(splits):
     flawed: dict[str, list[bool]] = collections.defaultdict(list)
-    for example in science.pretraining_examples(splits["pretrain"], science.PretrainingConfig(examples=6000)):
+    config = science.PretrainingConfig(examples=6000, answer_with_solution=0.1)
+    for example in science.pretraining_examples(splits["pretrain"], config):
         problem, instance = example.problem, science.instance_of(example.problem)
         texts = science.rationales(instance)
         if example.kind == "answer":
             assert example.target == problem.solution and example.rubric is None
         elif example.kind == "answer_with_reference":
             assert example.target == texts["clean"] and example.rubric is None
+        elif example.kind == "answer_with_solution":
+            assert example.target == problem.solution == texts["clean"] and example.rubric is None
         elif example.kind == "answer_with_rubric":
             assert example.rubric is not None
             flaw = example.rubric.origin.removeprefix("flawed: ")

@@ -2,8 +2,9 @@
 
 ``answers`` finds and grades final answers (``grade``; never evaluates model text). ``results`` keeps one
 ``EvaluationRecord`` a question (``grade_samples``, ``write_records``, ``read_records``) and makes metrics of them
-(``per_question``, ``summarise``, ``accuracy_by_source``, ``met_by_criterion``). ``statistics`` puts intervals on means
-and tests two methods on the same questions (``paired_test``). How a criterion is checked is the caller's to say.
+(``per_question``, ``summarise``, ``pooled``, ``accuracy_by_source``, ``met_by_criterion``). ``statistics`` puts
+intervals on means and tests two methods on the same questions (``paired_test``). How a criterion is checked is the
+caller's to say.
 """
 
 from rcsd_jax.evaluation.answers import Extracted, Grade, extract, grade, strip_thinking
@@ -14,6 +15,7 @@ from rcsd_jax.evaluation.results import (
     is_rate,
     met_by_criterion,
     per_question,
+    pooled,
     read_records,
     summarise,
     write_records,
@@ -47,6 +49,7 @@ __all__ = [
     "paired_test",
     "pass_at_k",
     "per_question",
+    "pooled",
     "rate_interval",
     "read_records",
     "strip_thinking",

@@ -131,6 +131,14 @@ def read_records(path: str | os.PathLike[str]) -> list[EvaluationRecord]:
     return records
 
 
+def pooled(records: Sequence[EvaluationRecord]) -> EvaluationRecord:
+    """The samples that several models gave for one question, as one record."""
+    columns = ("texts", "correct", "extracted", "how", "lengths", "finished", "criteria")
+    return dataclasses.replace(
+        records[0], **{name: tuple(value for record in records for value in getattr(record, name)) for name in columns}
+    )
+
+
 def per_question(records: Sequence[EvaluationRecord]) -> dict[str, np.ndarray]:
     """Metrics with one number a question, in the order of the records.
 

@@ -1,7 +1,10 @@
 """Means over questions with intervals, and tests between two methods on the same questions.
 
 The question is the unit that is resampled: samples of one question are not independent, so every function here
-takes one number a question (G questions, S samples each). Everything is deterministic given the seed.
+takes one number a question [G], or one row of them for each of R runs with other seeds [R, G]. Then runs and questions
+are resampled, each by themselves, as they are crossed (the pigeonhole bootstrap, Owen 2007, Annals of Applied
+Statistics 1); of few runs that makes the share of the runs in the variance too small by 1 / R. Everything is
+deterministic given the seed.
 """
 
 from __future__ import annotations
@@ -69,26 +72,26 @@ def majority_at_k(votes: Sequence[str | None], correct: Sequence[bool], k: int) 
     return float(np.mean([np.mean(group) for group in groups.values() if len(group) == most]))
 
 
-def mean_interval(values_G: np.ndarray, *, seed: int) -> Interval:
-    """Percentile bootstrap of a mean over questions (Efron and Tibshirani 1993, chapter 13).
+def mean_interval(values: np.ndarray, *, seed: int) -> Interval:
+    """Percentile bootstrap of a mean over questions (Efron and Tibshirani 1993, chapter 13), and over runs.
 
     Raises:
       ValueError: no questions.
     """
-    values_G = np.asarray(values_G, np.float64)
-    if values_G.size == 0:
+    values_RG = np.atleast_2d(np.asarray(values, np.float64))
+    if values_RG.size == 0:
         raise ValueError("a mean over no questions: the records are empty")
-    low, high = _bootstrap(values_G, seed)
-    return Interval(float(values_G.mean()), low, high, values_G.size)
+    low, high = _bootstrap(values_RG, seed)
+    return Interval(float(values_RG.mean()), low, high, values_RG.shape[1])
 
 
-def rate_interval(values_G: np.ndarray, *, seed: int) -> Interval:
+def rate_interval(values: np.ndarray, *, seed: int) -> Interval:
     """``mean_interval`` of rates in [0, 1], with honest width where every question gives 0 or every one gives 1.
 
     There the bootstrap has no width; the exact binomial bound takes its place (Clopper and Pearson 1934): with
     all of n right, the 95% interval is [0.025 ** (1 / n), 1].
     """
-    interval = mean_interval(values_G, seed=seed)
+    interval = mean_interval(values, seed=seed)
     reach = 1.0 - ((1.0 - LEVEL) / 2) ** (1.0 / interval.n)
     if interval.low == interval.high == 0.0:
         return dataclasses.replace(interval, high=reach)
@@ -97,22 +100,25 @@ def rate_interval(values_G: np.ndarray, *, seed: int) -> Interval:
     return interval
 
 
-def paired_test(method_G: np.ndarray, baseline_G: np.ndarray, *, seed: int) -> PairedTest:
+def paired_test(method: np.ndarray, baseline: np.ndarray, *, seed: int) -> PairedTest:
     """Compares two methods question by question: bootstrap interval of the mean difference, sign-flip p-value.
 
     Under the null hypothesis the two methods are exchangeable on every question, so the sign of each difference
     is a fair coin (Fisher 1935). All 2^G sign patterns are tried where those are few, else RESAMPLES random ones,
-    the observed one counted among them.
+    the observed one counted among them. Of several runs the differences are averaged first: the p-value is about
+    these runs, the interval also about others like them.
 
     Raises:
-      ValueError: the two do not hold the same number of questions, or none.
+      ValueError: the two do not hold the same number of questions and runs, or none.
     """
-    method_G, baseline_G = np.asarray(method_G, np.float64), np.asarray(baseline_G, np.float64)
-    if method_G.shape != baseline_G.shape or method_G.size == 0:
-        raise ValueError(f"paired test of {method_G.size} and {baseline_G.size} questions: give the same, at least one")
-    delta_G = method_G - baseline_G
-    low, high = _bootstrap(delta_G, seed)
-    return PairedTest(float(delta_G.mean()), low, high, _sign_flip_p(delta_G, seed), delta_G.size)
+    method_RG, baseline_RG = (np.atleast_2d(np.asarray(values, np.float64)) for values in (method, baseline))
+    if method_RG.shape != baseline_RG.shape or method_RG.size == 0:
+        sizes = " and ".join("x".join(map(str, np.shape(values))) for values in (method, baseline))
+        raise ValueError(f"paired test of {sizes} questions: give the same, at least one")
+    delta_RG = method_RG - baseline_RG
+    low, high = _bootstrap(delta_RG, seed)
+    p = _sign_flip_p(delta_RG.mean(axis=0), seed)
+    return PairedTest(float(delta_RG.mean()), low, high, p, delta_RG.shape[1])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -125,16 +131,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _bootstrap(values_G: np.ndarray, seed: int) -> tuple[float, float]:
+def _bootstrap(values_RG: np.ndarray, seed: int) -> tuple[float, float]:
     """The central ``LEVEL`` of the means of RESAMPLES resamples."""
-    generator = np.random.default_rng([seed, values_G.size, 0])
-    means = [
-        values_G[generator.integers(0, values_G.size, (rows, values_G.size), dtype=np.int32)].mean(axis=1)
-        for rows in _chunks(RESAMPLES, values_G.size)
-    ]
+    runs, questions = values_RG.shape
     # The mean of equal numbers need not be that number in floating point.
-    if np.all(values_G == values_G[0]):
-        return float(values_G[0]), float(values_G[0])
+    if np.all(values_RG == values_RG[0, 0]):
+        return float(values_RG[0, 0]), float(values_RG[0, 0])
+    of_questions, of_runs = (np.random.default_rng([seed, questions, stream]) for stream in (0, 2))
+    means = []
+    for rows in _chunks(RESAMPLES, questions):
+        drawn_XG = of_questions.integers(0, questions, (rows, questions), dtype=np.int32)
+        if runs == 1:
+            means.append(values_RG[0][drawn_XG].mean(axis=1))
+        else:
+            shares_XR = of_runs.multinomial(runs, np.full(runs, 1 / runs), size=rows) / runs
+            means.append(np.take_along_axis(shares_XR @ values_RG, drawn_XG, axis=1).mean(axis=1))
     tail = (1.0 - LEVEL) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1.0 - tail])
     return float(low), float(high)

@@ -6,10 +6,13 @@
     print(report.terminal_table(comparison))
 
 It says what was seen whatever it is: differences with intervals and corrected p-values, the ceiling, and what should
-make a reader careful. The dataclasses of ``comparison`` are the schema of comparison.json.
+make a reader careful. The dataclasses of ``records`` are the schema of comparison.json.
 """
 
-from rcsd_jax.report.comparison import (
+from rcsd_jax.report.comparison import compare
+from rcsd_jax.report.findings import findings, warnings
+from rcsd_jax.report.pages import terminal_table
+from rcsd_jax.report.records import (
     COLUMNS,
     Budget,
     Column,
@@ -18,10 +21,7 @@ from rcsd_jax.report.comparison import (
     MethodResult,
     Row,
     RubricResult,
-    compare,
 )
-from rcsd_jax.report.findings import findings, warnings
-from rcsd_jax.report.pages import terminal_table
 from rcsd_jax.report.write import write
 
 __all__ = [

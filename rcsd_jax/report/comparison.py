@@ -1,4 +1,7 @@
-"""Methods side by side on the same questions: means with intervals, paired tests, and what they add up to."""
+"""Methods side by side on the same questions: means with intervals, paired tests, and what they add up to.
+
+A method may have run several times, with other seeds: then it stands there as often, and all its numbers are means.
+"""
 
 from __future__ import annotations
 
@@ -10,150 +13,22 @@ from typing import Any
 import numpy as np
 
 from rcsd_jax import evaluation
-from rcsd_jax.evaluation import EvaluationRecord, Interval, PairedTest
-
-SCHEMA = 1
-CLEAR = 0.05  # p after correction
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """What a method cost: steps, tokens that it sampled, tokens that its teacher read or wrote, wall time."""
-
-    steps: int = 0
-    sampled_tokens: int = 0
-    teacher_tokens: int = 0
-    seconds: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class MethodResult:
-    """All that is known of one finished method.
-
-    ``records`` are its evaluations by name ("eval_sampled", "eval_greedy", "transfer_sampled"); ``metrics`` the rows
-    of its metrics.jsonl, empty for a model that was not trained.
-    """
-
-    name: str
-    description: str
-    records: Mapping[str, Sequence[EvaluationRecord]]
-    metrics: Sequence[Mapping[str, float]] = ()
-    budget: Budget = Budget()
-
-
-@dataclasses.dataclass(frozen=True)
-class RubricResult:
-    """Rubrics from one source; ``quality`` has the numbers of each question by its id ("valid", "match_f1", ...)."""
-
-    name: str
-    description: str
-    quality: Mapping[str, Mapping[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """One metric of one evaluation, as a column of the table. Rates are shown in percent."""
-
-    title: str
-    records: str
-    metric: str
-
-    @property
-    def key(self) -> str:
-        """Its name in comparison.json."""
-        return f"{self.records}/{self.metric}"
-
-    @property
-    def is_rate(self) -> bool:
-        """Whether it lies in [0, 1]."""
-        return evaluation.is_rate(self.metric)
-
-
-COLUMNS = (
-    Column("accuracy", "eval_sampled", "accuracy"),
-    Column("greedy", "eval_greedy", "accuracy"),
-    Column("criteria", "eval_sampled", "criteria"),
-    Column("transfer", "transfer_sampled", "accuracy"),
-    Column("tokens", "eval_sampled", "length"),
+from rcsd_jax.evaluation import EvaluationRecord, Interval
+from rcsd_jax.report.records import (
+    COLUMNS,
+    Budget,
+    Column,
+    Comparison,
+    Difference,
+    MethodResult,
+    Pair,
+    Row,
+    RubricResult,
+    RubricRow,
+    is_share,
 )
 
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """A paired test against the baseline; ``p_holm`` is corrected for the number of methods compared."""
-
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_holm: float
-    n: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval is on one side of zero."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One method, or one ceiling, in numbers.
-
-    ``metrics["eval_sampled"]["accuracy"]`` is an interval, and so is ``by_source["eval_sampled"][template]``.
-    ``differences`` is by column key; ``gap_closed`` is the share of the way from the baseline to the first ceiling,
-    in the first column.
-    """
-
-    name: str
-    description: str
-    budget: Budget
-    samples: Mapping[str, int]
-    metrics: Mapping[str, Mapping[str, Interval]]
-    by_source: Mapping[str, Mapping[str, Interval]]
-    by_criterion: Mapping[str, Mapping[str, Interval]]
-    differences: Mapping[str, Difference] = dataclasses.field(default_factory=dict)
-    gap_closed: float | None = None
-
-    def cell(self, column: Column) -> Interval | None:
-        """The number of a column, None where the method has none."""
-        return self.metrics.get(column.records, {}).get(column.metric)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """``method`` minus ``other`` in the first column."""
-
-    method: str
-    other: str
-    test: PairedTest
-
-
-@dataclasses.dataclass(frozen=True)
-class RubricRow:
-    """Rubrics from one source: means over questions, and the shares minus those of the first source."""
-
-    name: str
-    description: str
-    quality: Mapping[str, Interval]
-    differences: Mapping[str, PairedTest]
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Everything that the report says, as numbers. ``columns`` are those that some method has, the main one first."""
-
-    baseline: str
-    seed: int
-    columns: tuple[Column, ...]
-    methods: tuple[Row, ...]
-    ceilings: tuple[Row, ...]
-    pairs: tuple[Pair, ...]
-    rubrics: tuple[RubricRow, ...]
-    manifest: Mapping[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of comparison.json; the fields of the classes above are its keys."""
-        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+MOST_PAIRED = 12  # methods that are compared each with each; of more nobody would read the table
 
 
 def compare(
@@ -169,7 +44,8 @@ def compare(
     """Compares methods with the baseline and with each other, question by question.
 
     Args:
-      methods: what is compared, in the order of the table; all were asked the same questions.
+      methods: what is compared, in the order of the table; all were asked the same questions. Those with one name are
+        runs of one method, with other seeds; then all methods have the same seeds.
       baseline: the name of one of them.
       ceilings: models that answered with guidance in their prompt. The first is the end of the gap to close.
       rubrics: rubric sources to describe; each is compared with the first where both wrote for the same questions.
@@ -178,27 +54,39 @@ def compare(
       manifest: what else the reader must know to make the numbers again (configs, seeds, versions).
 
     Raises:
-      ValueError: no such baseline, a name twice, no column that the baseline has, or methods with other questions.
+      ValueError: no such baseline, a name twice with one seed, no column that the baseline has, or methods with other
+        questions or seeds.
     """
     names = [method.name for method in (*methods, *ceilings)]
-    if len(set(names)) < len(names) or baseline not in [method.name for method in methods]:
-        raise ValueError(f"methods are {names}, the baseline is {baseline!r}: name each once, the baseline among them")
-    base = next(method for method in methods if method.name == baseline)
-    values = {method.name: _values(method) for method in (*methods, *ceilings)}
-    columns = tuple(column for column in columns if any(column.key in values[method.name] for method in methods))
+    runs = {(method.name, method.seed) for method in (*methods, *ceilings)}
+    if len(runs) < len(names) or baseline not in [method.name for method in methods]:
+        raise ValueError(
+            f"methods are {names}, the baseline is {baseline!r}: name each once (a seed), the baseline among them"
+        )
+    methods_by_name, ceilings_by_name = _by_name(methods), _by_name(ceilings)
+    base = methods_by_name[baseline]
+    for found in (*methods_by_name.values(), *ceilings_by_name.values()):
+        _refuse_other_seeds(found, base)
+        for method in found:
+            _refuse_other_questions(method, base[0])
+    values = {name: _values(found) for name, found in (methods_by_name | ceilings_by_name).items()}
+    columns = tuple(column for column in columns if any(column.key in values[name] for name in methods_by_name))
     if not columns or columns[0].key not in values[baseline]:
-        raise ValueError(f"baseline {baseline!r} has {sorted(base.records)}: evaluate it on {columns[:1] or COLUMNS}")
-    for method in (*methods, *ceilings):
-        _refuse_other_questions(method, base)
-    differences = _differences(methods, baseline, columns, values, seed)
-    rows = [dataclasses.replace(_row(m, seed), differences=differences.get(m.name, {})) for m in methods]
-    tops = [_row(ceiling, seed) for ceiling in ceilings]
+        raise ValueError(
+            f"baseline {baseline!r} has {sorted(base[0].records)}: evaluate it on {columns[:1] or COLUMNS}"
+        )
+    differences = _differences(list(methods_by_name), baseline, columns, values, seed)
+    rows = [
+        dataclasses.replace(_row(found, values[name], seed), differences=differences.get(name, {}))
+        for name, found in methods_by_name.items()
+    ]
+    tops = [_row(found, values[name], seed) for name, found in ceilings_by_name.items()]
     rows = [dataclasses.replace(row, gap_closed=_gap_closed(row, tops, columns[0])) for row in rows]
     main = columns[0].key
+    paired = [name for name in methods_by_name if main in values[name]]
     pairs = [
-        Pair(one.name, two.name, evaluation.paired_test(values[one.name][main], values[two.name][main], seed=seed))
-        for one, two in itertools.permutations(methods, 2)
-        if main in values[one.name] and main in values[two.name]
+        Pair(one, two, evaluation.paired_test(values[one][main], values[two][main], seed=seed))
+        for one, two in itertools.permutations(paired if len(paired) <= MOST_PAIRED else (), 2)
     ]
     return Comparison(
         baseline=baseline,
@@ -212,13 +100,35 @@ def compare(
     )
 
 
-def _values(method: MethodResult) -> dict[str, np.ndarray]:
-    """Column key -> one number a question, the questions sorted by id."""
-    return {
-        f"{name}/{metric}": values_G
-        for name, records in method.records.items()
-        for metric, values_G in evaluation.per_question(sorted(records, key=lambda record: record.id)).items()
-    }
+def _by_name(methods: Sequence[MethodResult]) -> dict[str, list[MethodResult]]:
+    """The runs of each method, in the order of their seeds."""
+    found: dict[str, list[MethodResult]] = {}
+    for method in methods:
+        found.setdefault(method.name, []).append(method)
+    return {name: sorted(runs, key=lambda run: run.seed) for name, runs in found.items()}
+
+
+def _values(runs: Sequence[MethodResult]) -> dict[str, np.ndarray]:
+    """Column key -> one number a question for every run [R, G], the questions sorted by id."""
+    each = [
+        {
+            f"{name}/{metric}": values_G
+            for name, records in run.records.items()
+            if records
+            for metric, values_G in evaluation.per_question(sorted(records, key=lambda record: record.id)).items()
+        }
+        for run in runs
+    ]
+    return {key: np.stack([of[key] for of in each]) for key in each[0] if all(key in of for of in each)}
+
+
+def _refuse_other_seeds(runs: Sequence[MethodResult], base: Sequence[MethodResult]) -> None:
+    ours, theirs = ([run.seed for run in found] for found in (runs, base))
+    if ours != theirs and max(len(ours), len(theirs)) > 1:
+        raise ValueError(
+            f"{runs[0].name!r} ran with seeds {ours}, the baseline {base[0].name!r} with {theirs}: give both with "
+            "the same seeds"
+        )
 
 
 def _refuse_other_questions(method: MethodResult, base: MethodResult) -> None:
@@ -234,7 +144,7 @@ def _refuse_other_questions(method: MethodResult, base: MethodResult) -> None:
 
 
 def _differences(
-    methods: Sequence[MethodResult],
+    methods: Sequence[str],
     baseline: str,
     columns: Sequence[Column],
     values: Mapping[str, Mapping[str, np.ndarray]],
@@ -244,9 +154,9 @@ def _differences(
     found: dict[str, dict[str, Difference]] = {}
     for key in (column.key for column in columns if column.key in values[baseline]):
         tests = {
-            method.name: evaluation.paired_test(values[method.name][key], values[baseline][key], seed=seed)
+            method: evaluation.paired_test(values[method][key], values[baseline][key], seed=seed)
             for method in methods
-            if method.name != baseline and key in values[method.name]
+            if method != baseline and key in values[method]
         }
         corrected = evaluation.holm([test.p for test in tests.values()])
         for (name, test), p_holm in zip(tests.items(), corrected, strict=True):
@@ -254,16 +164,43 @@ def _differences(
     return found
 
 
-def _row(method: MethodResult, seed: int) -> Row:
-    records = {name: found for name, found in method.records.items() if found}
+def _row(runs: Sequence[MethodResult], values: Mapping[str, np.ndarray], seed: int) -> Row:
+    metrics: dict[str, dict[str, Interval]] = {}
+    for key, values_RG in values.items():
+        name, metric = key.split("/")
+        interval = evaluation.rate_interval if evaluation.is_rate(metric) else evaluation.mean_interval
+        metrics.setdefault(name, {})[metric] = interval(values_RG, seed=seed)
+    records = {name: _pooled([run.records[name] for run in runs]) for name in metrics}
     return Row(
-        name=method.name,
-        description=method.description,
-        budget=method.budget,
-        samples={name: min(record.samples for record in found) for name, found in records.items()},
-        metrics={name: evaluation.summarise(found, seed=seed) for name, found in records.items()},
+        name=runs[0].name,
+        description=runs[0].description,
+        budget=_mean_budget([run.budget for run in runs]),
+        seeds=tuple(run.seed for run in runs),
+        samples={name: min(r.samples for run in runs for r in run.records[name]) for name in metrics},
+        metrics=metrics,
         by_source={name: evaluation.accuracy_by_source(found, seed=seed) for name, found in records.items()},
         by_criterion={name: evaluation.met_by_criterion(found, seed=seed) for name, found in records.items()},
+        by_seed={key: tuple(values_RG.mean(axis=1).tolist()) for key, values_RG in values.items()},
+    )
+
+
+def _pooled(runs: Sequence[Sequence[EvaluationRecord]]) -> list[EvaluationRecord]:
+    """One record a question, with the samples of all runs."""
+    others = [{record.id: record for record in records} for records in runs[1:]]
+    return [evaluation.pooled([record, *(other[record.id] for other in others)]) for record in runs[0]]
+
+
+def _mean_budget(budgets: Sequence[Budget]) -> Budget:
+    """The mean of each number, and the most memory."""
+    mean = {
+        field.name: float(np.mean([getattr(b, field.name) for b in budgets])) for field in dataclasses.fields(Budget)
+    }
+    return Budget(
+        steps=round(mean["steps"]),
+        sampled_tokens=round(mean["sampled_tokens"]),
+        teacher_tokens=round(mean["teacher_tokens"]),
+        seconds=mean["seconds"],
+        peak_memory=max(budget.peak_memory for budget in budgets),
     )
 
 
@@ -274,11 +211,6 @@ def _gap_closed(row: Row, ceilings: Sequence[Row], column: Column) -> float | No
         return None
     gap = top.mean - (here.mean - gain.difference)
     return gain.difference / gap if gap > 0 else None
-
-
-def is_share(name: str) -> bool:
-    """Whether this number of a rubric's quality lies in [0, 1]; the others are counts."""
-    return name == "valid" or name.startswith("match_")
 
 
 def _rubric_row(source: RubricResult, first: RubricResult, seed: int) -> RubricRow:

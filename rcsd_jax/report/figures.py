@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rcsd_jax.report.comparison import Column, Comparison, MethodResult, Row
+from rcsd_jax.report.records import Column, Comparison, MethodResult, Row
 
 # Okabe and Ito's colours, told apart by everybody; after them the line style changes.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -71,10 +71,11 @@ def learning_curves(methods: Sequence[MethodResult], curves: Mapping[str, str]) 
     """A PNG: one panel for each metric that some method has, one line a method; None where there is nothing to draw.
 
     Args:
-      methods: in the order of the table, which gives them their colours.
+      methods: in the order of the table, which gives them their colours; of several runs of one the mean is drawn.
       curves: metric name -> title of its panel.
     """
-    shown = {key: title for key, title in curves.items() if any(_series(m, key)[0].size > 1 for m in methods)}
+    runs = {method.name: [run for run in methods if run.name == method.name] for method in methods}
+    shown = {key: title for key, title in curves.items() if any(_series(r, key)[0].size > 1 for r in runs.values())}
     if not shown:
         return None
     across = min(2, len(shown))
@@ -83,7 +84,7 @@ def learning_curves(methods: Sequence[MethodResult], curves: Mapping[str, str]) 
         figure = Figure(figsize=(4.8 * across, 3.0 * down + 0.7), layout="constrained")
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for panel, (key, title) in zip(panels, shown.items(), strict=False):
-            _lines(panel, methods, key)
+            _lines(panel, runs, key)
             panel.set_title(title, fontsize=11)
             panel.set_xlabel("step")
         for panel in panels[len(shown) :]:
@@ -93,27 +94,27 @@ def learning_curves(methods: Sequence[MethodResult], curves: Mapping[str, str]) 
         return _png(figure)
 
 
-def _lines(panel: Axes, methods: Sequence[MethodResult], key: str) -> None:
+def _lines(panel: Axes, runs: Mapping[str, Sequence[MethodResult]], key: str) -> None:
     drawn = []
-    for at, method in enumerate(methods):
-        steps, values = _series(method, key)
+    for at, (name, of_method) in enumerate(runs.items()):
+        steps, values = _series(of_method, key)
         if steps.size > 1:
             colour, style = _look(at)
             smooth = _smooth(values)
             if steps.size > 30:
                 panel.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
-            panel.plot(steps, smooth, color=colour, linestyle=style, linewidth=1.6, label=method.name)
+            panel.plot(steps, smooth, color=colour, linestyle=style, linewidth=1.6, label=name)
             drawn.append(smooth)
     low, high = min(map(np.min, drawn)), max(map(np.max, drawn))
     if low > 0 and high / low > 30:
         panel.set_yscale("log")
 
 
-def _series(method: MethodResult, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, values) of a metric where it is finite."""
-    points = [(row["step"], row[key]) for row in method.metrics if key in row and math.isfinite(row[key])]
-    steps, values = np.array(points, np.float64).reshape(-1, 2).T
-    return steps, values
+def _series(runs: Sequence[MethodResult], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values) of a metric: the mean over runs at the steps where it is finite in all of them."""
+    each = [{row["step"]: row[key] for row in run.metrics if math.isfinite(row.get(key, math.nan))} for run in runs]
+    steps = sorted(set.intersection(*map(set, each)))
+    return np.array(steps, np.float64), np.array([np.mean([of[step] for of in each]) for step in steps], np.float64)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

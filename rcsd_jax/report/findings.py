@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rcsd_jax.report.comparison import CLEAR, Column, Comparison, Difference, Row
+from rcsd_jax.report.records import Column, Comparison, Difference, Row
 
+CLEAR = 0.05  # p after correction
 _FEW_QUESTIONS = 50
 _MANY, _SOME = 0.05, 0.01  # shares of the completions
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from rcsd_jax.evaluation import EvaluationRecord, Interval
-from rcsd_jax.report.comparison import Column, Comparison, MethodResult, Row, is_share
 from rcsd_jax.report.findings import findings, show, show_p, signed, warnings
+from rcsd_jax.report.records import Column, Comparison, MethodResult, Row, is_share
 
 WIDTH = 100  # of the terminal table
 _SAMPLES = 3
@@ -21,6 +21,9 @@ Intervals are 95% percentile bootstraps over questions (10,000 resamples); where
 wrong, the exact binomial bound. Differences are paired: the same questions for both methods. P-values come from
 flipping the signs of the differences (two-sided), and "corrected" is Holm's correction for the number of methods
 compared with the baseline. `comparison.json` holds all numbers, also those that are not shown here."""
+_SEEDS = """\
+Every method ran once with each of the seeds {}. Numbers are means over the seeds; for an interval seeds and questions
+are resampled, for a p-value the differences of a question are averaged over the seeds first: it is about these runs."""
 
 
 def terminal_table(comparison: Comparison) -> str:
@@ -89,10 +92,11 @@ def markdown(
         _section("What should make you careful", _bullets(warnings(comparison))),
         _section("Every method against every other", _pairs(comparison)),
         _section("Rubrics", _rubrics(comparison)),
+        _section("Seed by seed", _seeds(comparison)),
         _section("What it cost", _budgets(comparison)),
         *_groups(comparison),
         _section("The same questions, all methods", _trajectories(comparison, methods)),
-        _section("How the numbers were made", _METHOD + "\n" + _manifest(comparison)),
+        _section("How the numbers were made", _how(comparison) + "\n" + _manifest(comparison)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -139,7 +143,7 @@ def _sizes(comparison: Comparison) -> str:
     sizes = (
         f"{name}: {base.metrics[name]['accuracy'].n} questions, {base.samples[name]} samples" for name in base.metrics
     )
-    return "; ".join(sizes) + "."
+    return "; ".join(sizes) + (f"; each with {len(base.seeds)} seeds." if len(base.seeds) > 1 else ".")
 
 
 def _pairs(comparison: Comparison) -> str:
@@ -174,6 +178,24 @@ def _rubric_cell(name: str, cell: Interval | None) -> str:
     return _cell(cell, is_share(name))
 
 
+def _seeds(comparison: Comparison) -> str:
+    """The main column of every run, and what the runs of a method differ by."""
+    main = comparison.columns[0]
+    base = next(row for row in comparison.methods if row.name == comparison.baseline)
+    if len(base.seeds) < 2:
+        return ""
+    rows = []
+    for row in (*comparison.methods, *comparison.ceilings):
+        if main.key in row.by_seed:
+            means = row.by_seed[main.key]
+            gains = [mean - there for mean, there in zip(means, base.by_seed[main.key], strict=True)]
+            spread = [show(float(np.std(values, ddof=1)), main) for values in (means, gains)]
+            gain = signed(float(np.mean(gains)), main)
+            rows.append([f"**{row.name}**", *(show(mean, main) for mean in means), spread[0], gain, spread[1]])
+    header = [main.title, *(f"seed {seed}" for seed in base.seeds), "standard deviation"]
+    return _table([*header, f"minus {base.name}", "its standard deviation"], rows)
+
+
 def _budgets(comparison: Comparison) -> str:
     rows = [
         [
@@ -182,10 +204,12 @@ def _budgets(comparison: Comparison) -> str:
             f"{row.budget.sampled_tokens:,}",
             f"{row.budget.teacher_tokens:,}",
             f"{row.budget.seconds:,.0f}",
+            f"{row.budget.peak_memory / 2**30:,.2f}" if row.budget.peak_memory else "-",
         ]
         for row in comparison.methods
     ]
-    return _table(["", "steps", "tokens sampled", "teacher tokens", "seconds"], rows)
+    header = ["", "steps", "tokens sampled", "teacher tokens", "seconds of training", "peak memory (GiB)"]
+    return _table(header, rows)
 
 
 def _groups(comparison: Comparison) -> list[str]:
@@ -223,7 +247,8 @@ def _group(comparison: Comparison, found: Sequence[Mapping[str, Interval]]) -> s
 def _trajectories(comparison: Comparison, methods: Sequence[MethodResult]) -> str:
     """The first sample of each method for a few questions drawn by the seed, not chosen by their outcome."""
     name = comparison.columns[0].records
-    asked = {method.name: {record.id: record for record in method.records.get(name, ())} for method in methods}
+    firsts = {method.name: method for method in reversed(methods)}  # the first seed of each
+    asked = {row.name: {r.id: r for r in firsts[row.name].records.get(name, ())} for row in comparison.methods}
     asked = {method: records for method, records in asked.items() if records}
     ids = sorted(asked[comparison.baseline])
     drawn = np.random.default_rng(comparison.seed).choice(len(ids), min(_SAMPLES, len(ids)), replace=False)
@@ -262,6 +287,11 @@ def _code(text: str) -> str:
 def _visible(text: str) -> str:
     """Control characters, writing-direction marks and lone surrogates as their numbers."""
     return "".join(c if c == "\n" or c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
+def _how(comparison: Comparison) -> str:
+    seeds = comparison.methods[0].seeds
+    return _METHOD + ("\n" + _SEEDS.format(", ".join(map(str, seeds))) if len(seeds) > 1 else "")
 
 
 def _manifest(comparison: Comparison) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from etils import epath
 
-from rcsd_jax.report.comparison import Comparison, MethodResult
 from rcsd_jax.report.figures import accuracy_chart, learning_curves
 from rcsd_jax.report.pages import markdown
+from rcsd_jax.report.records import Comparison, MethodResult
+from rcsd_jax.report.spreadsheet import spreadsheet
 
 
 def write(
@@ -21,7 +22,7 @@ def write(
     title: str,
     curves: Mapping[str, str],
 ) -> None:
-    """Writes comparison.json, report.md, accuracy.png and, where there is training to show, curves.png.
+    """Writes comparison.json and .csv, report.md, accuracy.png and, where there is training to show, curves.png.
 
     Args:
       folder: made where it is missing.
@@ -39,5 +40,6 @@ def write(
     for name, content in pictures.values():
         (folder / name).write_bytes(content)
     (folder / "comparison.json").write_text(json.dumps(comparison.to_json(), indent=1) + "\n")
+    (folder / "comparison.csv").write_text(spreadsheet(comparison))
     names = {caption: name for caption, (name, _) in pictures.items()}
     (folder / "report.md").write_text(markdown(comparison, methods, title=title, pictures=names), encoding="utf-8")

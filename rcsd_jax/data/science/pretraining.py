@@ -18,7 +18,8 @@ class PretrainingConfig:
 
     A teacher must read its rubric, not just notice that there is one: on ``flawed_guides`` of the examples with a
     rubric, the rubric is flawed and the target follows it. ``flawed_attempts`` of the rubrics written from the
-    question alone are flawed, which leaves stage 1 something to learn.
+    question alone are flawed, which leaves stage 1 something to learn. A worked solution in a prompt is right, and the
+    target is the same: only a method whose teacher reads solutions (SDPO) needs that share.
     """
 
     seed: int = 0
@@ -29,6 +30,7 @@ class PretrainingConfig:
     rubric: float = 0.1
     rubric_with_reference: float = 0.05
     rubric_with_rubric: float = 0.05
+    answer_with_solution: float = 0.0
     flawed_guides: float = 0.2
     flawed_attempts: float = 0.4
 
@@ -38,8 +40,8 @@ class PretrainingExample:
     """One prompt and its target.
 
     ``kind`` is a share of ``PretrainingConfig``: what is written ("answer" or "rubric"), and what the prompt shows
-    beside the question (nothing, ``problem.answer``, or ``rubric``). The target is a rationale (``target``) or a
-    rubric (``target_rubric``).
+    beside the question (nothing, ``problem.answer``, ``problem.solution`` or ``rubric``). The target is a rationale
+    (``target``) or a rubric (``target_rubric``).
     """
 
     kind: str
@@ -56,6 +58,7 @@ KINDS = (
     "rubric",
     "rubric_with_reference",
     "rubric_with_rubric",
+    "answer_with_solution",
 )
 
 
@@ -83,6 +86,9 @@ def _example(kind: str, problem: Problem, config: PretrainingConfig, rng: random
         )
     if kind == "answer_with_reference":
         return PretrainingExample(kind, problem, target=rationales(instance)["clean"])
+    if kind == "answer_with_solution":
+        clean = rationales(instance)["clean"]
+        return PretrainingExample(kind, dataclasses.replace(problem, solution=clean), target=clean)
     if kind == "rubric":
         flaw = rng.choice(FLAWS) if rng.random() < config.flawed_attempts else ""
         return PretrainingExample(kind, problem, target_rubric=rubric_of(instance, flaw))
