@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
+
+from etils import epath
 
 from rcsd_jax import config, data, rubrics
 from rcsd_jax.types import Problem, Rubric
@@ -62,6 +66,20 @@ def guidance(experiment: config.Experiment, problems: Sequence[Problem]) -> dict
     if control == "as_is":
         return found
     return rubrics.CONTROLS[control].apply(found, experiment.seed, **_strength(experiment.rubrics))
+
+
+def keep_perturbed(experiment: config.Experiment, path: os.PathLike[str] | str) -> None:
+    """Writes the rubrics that a control has made for the questions of ``data.split``, for ``rubrics.source="cache"`` to
+    read; nothing where no control is at work. A file that is there is replaced.
+    """
+    if experiment.rubrics.control == "as_is":
+        return
+    problems = load(experiment.data, experiment.data.split)
+    made = guidance(experiment, problems)
+    line, seed = describe(experiment), json.dumps({"seed": experiment.seed})
+    keys = {p.id: rubrics.RubricKey(rubrics.prompts.question_text(p), line, "", seed) for p in problems}
+    epath.Path(path).unlink(missing_ok=True)
+    rubrics.RubricCache(path).extend((keys[id], rubrics.Entry(rubric)) for id, rubric in made.items())
 
 
 def describe(experiment: config.Experiment) -> str:

@@ -6,7 +6,7 @@ The config is that of a pipeline and its ``seeds``. Every part with every seed i
     [3/72] runs/comparison/seed_0/ceiling_reference: the base model with the reference answer in its prompt (31 s)
 
 A finished cell is not run again, a killed one continues. The same command on several machines that share the folder
-divides the cells: each takes the next one that no other holds (by the lock of its workdir) and that finds what it reads.
+divides the cells: each takes the next one that no other holds (its workdir has a lock) and that finds what it reads.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from rcsd_jax import (
     memory,
     metrics,
     models,
+    questions,
     sharding,
     sources,
 )
@@ -81,6 +82,8 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
     transformer, tokenizer = model.transformer, model.tokenizer
     source = sources.of(e, model, mesh)
     hosts.agree(dataclasses.asdict(source.meta))
+    if "rubrics" in source.facts:
+        hosts.from_first(lambda: questions.keep_perturbed(e, folder / "guidance.jsonl"))
     step_function = learning.make_train_step(
         transformer,
         learning.OBJECTIVES[e.objective],

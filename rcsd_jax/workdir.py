@@ -1,7 +1,7 @@
 """The folder of one run: what it was asked (config.json), where it ran (env.json), and whether it ended (done.json).
 
     config.json  env.json  metrics.jsonl  tensorboard/  checkpoints/  trajectories/  model/  diverged.json
-    evaluation/  curve.json  rubrics.jsonl  quality.json  compilations.json  done.json  lock  STOP
+    evaluation/  curve.json  rubrics.jsonl  guidance.jsonl  quality.json  compilations.json  done.json  lock  STOP
 
 A folder belongs to one config: opened again with the same one it is continued, with another it is refused. Keys that no
 number depends on (``config.FREE``) may change, and so may all of them while nothing was made in the folder. It belongs

@@ -95,6 +95,19 @@ def test_other_questions_are_refused_by_name_and_id() -> None:
         compare([method("base", LOW), method("rcsd", LOW[:-1])], baseline="base")
 
 
+def test_runs_of_one_name_are_one_method_and_all_methods_have_its_seeds() -> None:
+    runs = [method(name, right, seed=seed) for name, right, seed in (("base", LOW, 1), ("base", LOW, 0))]
+    better = [method("rcsd", HIGH, seed=0, budget=Budget(10, 2, 3, 1.0, 7)), method("rcsd", LOW, seed=1)]
+    rcsd = compare([*runs, *better], baseline="base").methods[1]
+    assert rcsd.seeds == (0, 1) and rcsd.by_seed["eval_sampled/accuracy"] == (0.75, 0.25)
+    assert rcsd.differences["eval_sampled/accuracy"].difference == 0.25
+    assert rcsd.metrics["eval_sampled"]["accuracy"].mean == 0.5
+    assert rcsd.by_source["eval_sampled"]["template1"].mean == 0.75
+    assert rcsd.budget == Budget(5, 1, 2, 0.5, 7)
+    with pytest.raises(ValueError, match=r"'rcsd' ran with seeds \[0\], the baseline 'base' with \[0, 1\]"):
+        compare([*runs, better[0]], baseline="base")
+
+
 @pytest.mark.parametrize(("names", "baseline"), [(["a", "a"], "a"), (["a", "b"], "c")])
 def test_names_must_be_unique_and_hold_the_baseline(names: list[str], baseline: str) -> None:
     with pytest.raises(ValueError, match=f"the baseline is '{baseline}'"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from tiny_pipeline import experiment
 
 from rcsd_jax import collector as collector_file
-from rcsd_jax import config, learning, lm, models, questions, rollout, sharding
+from rcsd_jax import config, learning, lm, models, questions, rollout, rubrics, sharding
 from rcsd_jax.collector import Collector
 from rcsd_jax.learning import TeacherConfig
 from rcsd_jax.types import Rubric
@@ -246,3 +247,17 @@ def test_a_perturbed_rubric_is_seeded_set_by_the_config_and_described():
         assert line.startswith(f"ground_truth, {control}: ") and f" {weak}, seed 0)" in line
         assert guided(control=control, **{key: strong})[0] == harsh
     assert questions.describe(experiment()) == "ground_truth"
+
+
+@pytest.mark.parametrize("control", rubrics.CONTROLS)
+def test_what_a_control_made_is_read_again_as_a_cache(control, tmp_path):
+    path = str(tmp_path / "guidance.jsonl")
+    for seed in (1, 0):  # what an earlier try left is replaced
+        perturbed = experiment(rubrics__source="ground_truth", rubrics__control=control, seed=seed)
+        questions.keep_perturbed(perturbed, path)
+    asked = questions.load(perturbed.data, perturbed.data.split)
+    again = experiment(rubrics__source="cache", rubrics__path=path)
+    assert questions.guidance(again, asked) == questions.guidance(perturbed, asked)
+    assert json.loads((tmp_path / "guidance.jsonl").read_text().splitlines()[0])["generator"].startswith(
+        f"ground_truth, {control}: "
+    )

@@ -72,6 +72,32 @@ def test_questions_are_resampled_not_samples() -> None:
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(50), rel=0.1)
 
 
+def test_intervals_over_runs_and_questions_hold_the_truth_where_those_over_questions_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    generator = np.random.default_rng(0)
+    held = {"both": 0, "questions": 0}
+    for _ in range(300):
+        runs_R1, questions_G = generator.normal(0, 0.1, (8, 1)), generator.normal(0, 0.5, 60)
+        values_RG = runs_R1 + questions_G + generator.normal(0, 0.3, (8, 60))
+        for name, values in (("both", values_RG), ("questions", values_RG - runs_R1 + runs_R1[0])):
+            interval = mean_interval(values, seed=0)
+            held[name] += interval.low <= 0 <= interval.high
+    assert 0.91 <= held["both"] / 300 <= 0.98
+    assert held["questions"] / 300 < 0.85
+
+
+def test_one_run_is_no_runs_and_the_p_value_is_about_the_mean_of_runs() -> None:
+    a_RG, b_RG = np.random.default_rng(0).random((2, 3, 60))
+    assert paired_test(a_RG[:1], b_RG[:1], seed=1) == paired_test(a_RG[0], b_RG[0], seed=1)
+    of_runs, of_means = paired_test(a_RG, b_RG, seed=1), paired_test(a_RG.mean(axis=0), b_RG.mean(axis=0), seed=1)
+    assert (of_runs.p, of_runs.n) == (of_means.p, 60) and of_runs.difference == pytest.approx(of_means.difference)
+    assert of_runs.high - of_runs.low > of_means.high - of_means.low
+    with pytest.raises(ValueError, match="3x60 and 2x60"):
+        paired_test(a_RG, b_RG[:2], seed=1)
+
+
 def test_all_right_is_not_certainty() -> None:
     assert rate_interval(np.ones(50), seed=0) == statistics.Interval(1.0, pytest.approx(0.025 ** (1 / 50)), 1.0, 50)
     exact = scipy.stats.binomtest(0, 50).proportion_ci(method="exact")

@@ -13,7 +13,7 @@ import tiny_pipeline
 from etils import epath
 
 from configs import comparison
-from rcsd_jax import config, metrics, pipeline, preflight, sweep
+from rcsd_jax import config, metrics, pipeline, preflight, rubrics, sweep
 
 PARTS = ("base", "ceiling_rubric", "opsd", "rubrics_direct", "rcsd_learned", "rcsd_random")
 
@@ -157,6 +157,8 @@ def test_a_tiny_model_goes_through_a_sweep(one_device, tiny_run, tmp_path, monke
     sweep.run(values, "w")
     [row] = metrics.read_metrics("w/seed_0/rcsd_random/metrics.jsonl")
     assert row["loss"] > 0
+    guidance = rubrics.RubricCache("w/seed_0/rcsd_random/guidance.jsonl").entries()
+    assert guidance[0].rubric.origin == "random(ground_truth)"
     comparison = json.loads((tmp_path / "w" / "comparison.json").read_text())
     assert [row["name"] for row in comparison["methods"]] == ["base", "rcsd_random"]
     assert comparison["methods"][1]["budget"]["peak_memory"] > 2**20
