@@ -15,9 +15,14 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from rcsd_jax import command, compare, config, evaluate, hosts, train, write_rubrics
+from rcsd_jax import command, compare, config, evaluate, hosts, rubric_effect, train, write_rubrics
 
-RUNNERS = {"train": train.train, "write_rubrics": write_rubrics.write_rubrics, "evaluate": evaluate.evaluate}
+RUNNERS = {
+    "train": train.train,
+    "write_rubrics": write_rubrics.write_rubrics,
+    "rubric_effect": rubric_effect.rubric_effect,
+    "evaluate": evaluate.evaluate,
+}
 KEYS = {"title", "common", "parts", "order", "baseline"}
 PART_KEYS = {"run", "description", "set"}
 

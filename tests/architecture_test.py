@@ -17,8 +17,8 @@ FLOORS = [
         *("encoding", "examples", "rollout", "measure", "rewards", "collector", "sources", "ahead"),
     ),
     (
-        *("command", "evaluate", "write_rubrics", "compare", "train", "export", "pipeline", "sweep"),
-        *("checks", "doctor", "dry_run"),
+        *("command", "evaluate", "write_rubrics", "rubric_effect", "compare", "train", "export", "pipeline"),
+        *("sweep", "checks", "doctor", "dry_run"),
     ),
 ]
 PLACE = {room: (floor, at) for floor, rooms in enumerate(FLOORS) for at, room in enumerate(rooms)}

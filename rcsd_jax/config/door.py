@@ -44,8 +44,8 @@ def pipeline(
     Args:
       title: of the report.
       common: what all parts share, made of ``default()``.
-      parts: by name, in the order in which they run: ``run`` ("train", "write_rubrics" or "evaluate"), ``description``
-        and ``set``, the values that this part changes.
+      parts: by name, in the order in which they run: ``run`` ("train", "write_rubrics", "rubric_effect" or
+        "evaluate"), ``description`` and ``set``, the values that this part changes.
       baseline: the part that the others are compared with.
     """
     config = config_dict.ConfigDict({"title": title, "baseline": baseline, "order": tuple(parts)})

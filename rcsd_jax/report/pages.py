@@ -175,6 +175,8 @@ def _rubrics(comparison: Comparison) -> str:
 
 
 def _rubric_cell(name: str, cell: Interval | None) -> str:
+    if cell is not None and name.endswith("_nats"):  # often small
+        return f"{cell.mean:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
     return _cell(cell, is_share(name))
 
 
