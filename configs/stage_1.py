@@ -27,29 +27,34 @@ def parts():
     """Name to part: the base model, three generators, what they and the untrained model write, and its effect."""
     base = quickstart.parts()["base"]
     base["set"]["data"]["pretraining"]["rubric_with_rubric"] = 0.05  # the "released" teacher reads a rubric
-    made = {"base": base}
-    for name, (what, values) in _generators().items():
-        values = {**quickstart.DISTILLATION, **quickstart.STAGE_1, "data": {"split": "rubric"}, **values}
-        made[f"generator_{name}"] = {"run": "train", "description": what, "set": values}
-    for name in (*_generators(), "direct"):
-        source = quickstart.BASE if name == "direct" else {"source": f"{{workdir}}/generator_{name}/model"}
-        made[f"rubrics_{name}"] = {
-            "run": "write_rubrics",
-            "description": f"what the {name} writer writes",
-            "set": {**quickstart.WRITING, "model": source, "data": QUESTIONS, "prompts": _prompts(name)},
-        }
-    for name in (*_generators(), "direct", "ground_truth"):
-        cache = {"source": "cache", "path": f"{{workdir}}/rubrics_{name}/rubrics.jsonl"}
-        made[f"effect_{name}"] = {
-            "run": "rubric_effect",
-            "description": f"effect of the {name} rubrics on the base model's mind",
-            "set": {
-                "model": quickstart.BASE,
-                "data": QUESTIONS,
-                "rubrics": {"source": "ground_truth"} if name == "ground_truth" else cache,
-            },
-        }
-    return made
+    writers = (*_generators(), "direct")
+    return (
+        {"base": base}
+        | {f"generator_{name}": _generator(*generator) for name, generator in _generators().items()}
+        | {f"rubrics_{name}": _written(name) for name in writers}
+        | {f"effect_{name}": _effect(name) for name in (*writers, "ground_truth")}
+    )
+
+
+def _generator(description, values):
+    values = {**quickstart.DISTILLATION, **quickstart.STAGE_1, "data": {"split": "rubric"}, **values}
+    return {"run": "train", "description": description, "set": values}
+
+
+def _written(name):
+    source = quickstart.BASE if name == "direct" else {"source": f"{{workdir}}/generator_{name}/model"}
+    values = {**quickstart.WRITING, "model": source, "data": QUESTIONS, "prompts": _prompts(name)}
+    return {"run": "write_rubrics", "description": f"what the {name} writer writes", "set": values}
+
+
+def _effect(name):
+    cache = {"source": "cache", "path": f"{{workdir}}/rubrics_{name}/rubrics.jsonl"}
+    rubrics = {"source": "ground_truth"} if name == "ground_truth" else cache
+    return {
+        "run": "rubric_effect",
+        "description": f"effect of the {name} rubrics on the base model's mind",
+        "set": {"model": quickstart.BASE, "data": QUESTIONS, "rubrics": rubrics},
+    }
 
 
 def _generators():

@@ -37,8 +37,8 @@ def _peak() -> int:
 
 
 def _of_devices() -> int | None:
-    found = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
-    return None if None in found else max(found)
+    found = [device.memory_stats() for device in jax.local_devices()]
+    return max(stats.get("peak_bytes_in_use", 0) for stats in found if stats) if all(found) else None
 
 
 def _of_process() -> int:

@@ -133,10 +133,9 @@ def read_records(path: str | os.PathLike[str]) -> list[EvaluationRecord]:
 
 def pooled(records: Sequence[EvaluationRecord]) -> EvaluationRecord:
     """The samples that several models gave for one question, as one record."""
-    columns = ("texts", "correct", "extracted", "how", "lengths", "finished", "criteria")
-    return dataclasses.replace(
-        records[0], **{name: tuple(value for record in records for value in getattr(record, name)) for name in columns}
-    )
+    names = ("texts", "correct", "extracted", "how", "lengths", "finished", "criteria")
+    columns: dict[str, Any] = {name: tuple(x for record in records for x in getattr(record, name)) for name in names}
+    return dataclasses.replace(records[0], **columns)
 
 
 def per_question(records: Sequence[EvaluationRecord]) -> dict[str, np.ndarray]:
