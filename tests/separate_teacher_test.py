@@ -10,6 +10,8 @@ from tiny_pipeline import experiment
 from rcsd_jax import checkpoint, config, lm, metrics, models, sharding
 from rcsd_jax.train import train
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def exported(folder, seed=0, **sizes):
     """A folder with a random model of the science world."""
@@ -40,7 +42,6 @@ def losses(folder):
 
 
 def test_a_larger_model_teaches_is_hashed_and_stays_out_of_the_checkpoints(tmp_path):
-    # On all devices: 48 columns and 3 layers do not lie as 32 and 2 do.
     student, teacher = exported(tmp_path / "student"), exported(tmp_path / "teacher", 1, width=48, layers=3)
     e, folder = taught_by(teacher, student), tmp_path / "run"
     train(e, str(folder))
@@ -56,7 +57,6 @@ def test_a_larger_model_teaches_is_hashed_and_stays_out_of_the_checkpoints(tmp_p
         train(e, str(folder))
 
 
-@pytest.mark.usefixtures("one_device")
 def test_a_teacher_with_the_students_weights_and_prompt_agrees_and_does_not_move(tmp_path):
     student = exported(tmp_path / "student")
     train(taught_by(student, student), str(tmp_path / "run"))
