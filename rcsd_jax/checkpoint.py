@@ -60,7 +60,7 @@ class Mismatch(ValueError):
 def compare_meta(stored: Meta, wanted: Meta) -> list[str]:
     """What forbids to continue ``stored`` as ``wanted``, one line each; empty if nothing does."""
     cures = {
-        "frozen_hash": "the weights under the adapters changed, put back those that the run began with",
+        "frozen_hash": "weights under the adapters or of a separate teacher changed, put back those of the beginning",
         "config_hash": "give the old config, or another workdir",
         "rubrics_hash": "put back the rubrics that the run began with, or use another workdir",
         "data_hash": "put back the data that the run began with, or use another workdir",

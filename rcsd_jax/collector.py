@@ -77,7 +77,7 @@ class Collector:
             analysis, longest = experiment.teacher.analysis, experiment.prompts.teacher_lengths
             # A teacher's prompt holds the analyst's and the room of an analysis, so that much shorter is the analyst's.
             lengths = [length - analysis.max_new_tokens for length in longest if length > analysis.max_new_tokens]
-            self._analyst = Generator(model, analysis, 1, lengths or longest, mesh)
+            self._analyst = Generator(model.teacher or model, analysis, 1, lengths or longest, mesh)
         self._wrong = rubrics.CONTROLS["random"].apply(guidance, experiment.seed) if experiment.teacher.contrast else {}
         self.fitting = self._fit(problems)
         if not self.fitting.problems:
@@ -88,7 +88,7 @@ class Collector:
         self._score = self._reward = self._old_logp = self._base_logp = None
         if objective in learning.TAUGHT:
             self._score = learning.make_score_step(
-                model.transformer, weights, micro_batches=experiment.train.micro_batches, mesh=mesh
+                (model.teacher or model).transformer, weights, micro_batches=experiment.train.micro_batches, mesh=mesh
             )
         if experiment.is_rewarded:
             self._reward = rewards.Reward(experiment, model, mesh)

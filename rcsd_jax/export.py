@@ -33,7 +33,7 @@ def export(experiment: config.Experiment, workdir: str, folder: str, step: int |
     run = Workdir(workdir, experiment)
     mesh = sharding.make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
-        model = models.load(experiment.model, experiment.seed, mesh)
+        model = models.of(experiment, mesh)
         meta = sources.of(experiment, model, mesh).meta
         with checkpoint.Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
             restored = checkpoints.restore(models.abstract_state(experiment, model.transformer, mesh), meta, step=step)

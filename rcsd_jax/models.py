@@ -18,11 +18,34 @@ from rcsd_jax.types import TrainState, Tree
 
 
 class LanguageModel(NamedTuple):
-    """What computes, its weights, and its tokenizer."""
+    """What computes, its weights, its tokenizer, and the model that teaches it, if that is another one."""
 
     transformer: lm.Transformer
     variables: Tree
     tokenizer: lm.ChatTokenizer
+    teacher: LanguageModel | None = None
+
+
+def of(experiment: config.Experiment, mesh: Mesh) -> LanguageModel:
+    """The model that a run trains, with its separate teacher where it has one.
+
+    Raises:
+      ValueError: what cannot be loaded, or a teacher that has another vocabulary.
+    """
+    student = load(experiment.model, experiment.seed, mesh)
+    if experiment.older_weights.kind != "separate":
+        return student
+    # Weights that never change need no more bits than they are computed with.
+    compute = dataclasses.replace(experiment.model.compute, param_dtype=experiment.model.compute.dtype)
+    source = experiment.teacher.source
+    teacher = load(config.Model(source=source, compute=compute), experiment.seed, mesh)
+    if teacher.tokenizer.vocabulary != student.tokenizer.vocabulary:
+        ours, theirs = len(student.tokenizer.vocabulary), len(teacher.tokenizer.vocabulary)
+        raise ValueError(
+            f"config.teacher.source {source} has another vocabulary ({theirs} tokens) than {experiment.model.source} "
+            f"({ours} tokens): a teacher looks at the student's own token ids, take one of the same family"
+        )
+    return student._replace(teacher=teacher)
 
 
 def load(model: config.Model, seed: int, mesh: Mesh) -> LanguageModel:
@@ -84,22 +107,27 @@ def without_adapters(model: config.Model) -> config.Model:
 
 def initial_state(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> TrainState:
     """The state before the first step; it takes the weights of ``model`` over."""
-    return learning.init_state(model.transformer, model.variables, mesh=mesh, **_learning(experiment))
+    state = learning.init_state(model.transformer, model.variables, mesh=mesh, **_learning(experiment))
+    return whole(state, model)
 
 
-def learned(state: TrainState) -> TrainState:
+def learned(state: TrainState, *, has_separate_teacher: bool = False) -> TrainState:
     """The state without the weights that nothing changes: what a checkpoint holds."""
-    return dataclasses.replace(state, variables={state.trainable: state.variables[state.trainable]})
+    own = {state.trainable: state.variables[state.trainable]}
+    return dataclasses.replace(state, variables=own, teacher=None if has_separate_teacher else state.teacher)
 
 
 def whole(state: TrainState, model: LanguageModel) -> TrainState:
     """A learned state together with the frozen weights of the model that it belongs to."""
-    return dataclasses.replace(state, variables={**model.variables, **state.variables})
+    teacher = model.teacher.variables["params"] if model.teacher else state.teacher
+    return dataclasses.replace(state, variables={**model.variables, **state.variables}, teacher=teacher)
 
 
 def frozen_hash(experiment: config.Experiment, model: LanguageModel) -> str:
     """What the frozen weights are, in short: a learned state belongs to these and no others."""
     frozen = {name: tree for name, tree in model.variables.items() if name != experiment.model.trainable}
+    if model.teacher:
+        frozen["teacher"] = model.teacher.variables
     return weights_hash(frozen) if frozen else ""
 
 

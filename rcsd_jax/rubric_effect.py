@@ -125,7 +125,7 @@ def make_effect_step(
             guided_CD, bare_CD, valid_C = row
             weight_C = valid_C.astype(jnp.float32)
             total, _ = learning.divergence_sum(
-                bare_CD, head_VD, guided_CD, head_VD, weight_C, forward,
+                learning.States(bare_CD, head_VD), learning.States(guided_CD, head_VD), weight_C, forward,
                 vocab_limit=model.tokenizer.vocab_limit, head_trainable=False,
             )  # fmt: skip
             return total / jnp.sum(weight_C)

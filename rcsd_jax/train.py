@@ -78,7 +78,7 @@ def train(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
 
 def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Pulse) -> dict[str, Any]:
     # 1. The model, the data, the step.
-    model = models.load(e.model, e.seed, mesh)
+    model = models.of(e, mesh)
     transformer, tokenizer = model.transformer, model.tokenizer
     source = sources.of(e, model, mesh)
     hosts.agree(dataclasses.asdict(source.meta))
@@ -93,8 +93,11 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
         optimizer=e.optimizer,
         teacher=e.older_weights,
         mesh=mesh,
+        teacher_architecture=model.teacher.transformer.architecture if model.teacher else None,
     )
-    examination = evaluate.Examination(e, model._replace(variables={}), mesh) if e.task == "answer" else None
+    examination = (
+        evaluate.Examination(e, model._replace(variables={}, teacher=None), mesh) if e.task == "answer" else None
+    )
     with checkpoint.Checkpoints(folder / "checkpoints", keep_every=e.train.keep_every) as checkpoints:
         # 2. The newest sound checkpoint, if this run was here before; metrics after it are cut off.
         abstract = models.abstract_state(e, transformer, mesh)
@@ -119,7 +122,9 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
 
             def save(step: int, state: TrainState) -> None:
                 meta = dataclasses.replace(source.meta, metrics_bytes=writer.position)
-                checkpoints.save(step, models.learned(state), meta)
+                checkpoints.save(
+                    step, models.learned(state, has_separate_teacher=e.older_weights.kind == "separate"), meta
+                )
 
             def measure(step: int, state: TrainState) -> None:
                 every = e.evaluation.every

@@ -1,5 +1,7 @@
 """Whose weights the teacher has, over several updates."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,11 +109,25 @@ def test_a_trust_region_predicts_the_normalised_geometric_mean_of_base_and_stude
     hidden = teacher_hidden(
         config, state, lambda variables: jnp.asarray(hidden_of["live" if variables is state.variables else "base"])
     )
-    logits = hidden @ teacher_head(config, state, architecture).T
+    logits = hidden @ teacher_head(config, state, architecture, 6).T
     logp = {name: jax.nn.log_softmax(hidden_of[name] @ heads[name].T) for name in ("base", "live")}
     mean = np.exp(0.75 * logp["base"] + 0.25 * logp["live"])
     np.testing.assert_allclose(jax.nn.softmax(logits), mean / mean.sum(-1, keepdims=True), rtol=1e-4)
     assert update_teacher(config, teacher, live[trainable], jnp.int32(1)) is teacher, "the base stays"
+
+
+@pytest.mark.parametrize("rows", [4, 6, 9])
+def test_a_separate_teacher_keeps_its_weights_and_gets_as_many_rows_as_the_student_has(rows):
+    config = TeacherConfig("separate")
+    assert initial_teacher(config, variables(), "params") is None
+    head_VD = jnp.arange(12.0).reshape(6, 2)
+    state = state_of(config, "params").replace(teacher={"lm_head": {"kernel": head_VD}})
+    architecture = lm.Architecture("llama", 6, width=2, layers=1, heads=1, kv_heads=1, head_width=2, mlp_width=2)
+    architecture = dataclasses.replace(architecture, tied=False)
+    found_VD = teacher_head(config, state, architecture, rows)
+    assert found_VD.shape == (rows, 2) and (found_VD[:4] == head_VD[:4]).all()
+    assert teacher_variables(config, state)["params"] is state.teacher
+    assert update_teacher(config, state.teacher, variables()["params"], jnp.int32(1)) is state.teacher
 
 
 @pytest.mark.parametrize(

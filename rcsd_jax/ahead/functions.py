@@ -60,6 +60,8 @@ QWEN3_SIZES = {  # width, layers, heads, mlp_width, tied
 
 def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
     """The decoder that ``config.model`` names; of the published Qwen3 sizes, without a look at the hub."""
+    if experiment.older_weights.kind == "separate":
+        raise ValueError("config.teacher.weights.kind is 'separate': a dry run does not know two models, try 'base'")
     model = experiment.model
     size = model.source.removeprefix("Qwen/Qwen3-")
     if model.source == size or size not in QWEN3_SIZES:

@@ -186,6 +186,16 @@ def _of_sampled_objectives(e: Experiment) -> Iterator[str]:
 
 
 def _of_teachers(e: Experiment) -> Iterator[str]:
+    if (e.teacher.weights.kind == "separate") != bool(e.teacher.source):
+        yield (
+            f"config.teacher.weights.kind is {e.teacher.weights.kind!r}, config.teacher.source {e.teacher.source!r}: a "
+            "separate teacher has both, kind 'separate' and a source"
+        )
+    if e.teacher.weights.kind == "separate" and (e.has_kl_penalty or e.judges_itself):
+        yield (
+            "config.teacher.weights.kind is 'separate': no weights are kept from before training, use "
+            "config.policy.kl_coefficient 0 and another judge than 'self'"
+        )
     if e.teacher.solutions == "sibling" and (e.teacher.reason_first or "solution" not in e.teacher.context):
         yield (
             "config.teacher.solutions is 'sibling': config.teacher.context must have 'solution', and "

@@ -101,6 +101,9 @@ class Rubrics:
 class Teacher:
     """What the teacher knows (``context``: any of reference, solution, rubric) and which weights it has.
 
+    With ``weights.kind`` "separate" they are those of another model, ``source``: a Hugging Face folder or hub id, with
+    the student's tokenizer. They lie on the same mesh, and never change.
+
     ``solutions`` are those of the "data", or for each completion another one of the same question, a "sibling" that
     earned more than ``reward.threshold`` (SDPO); completions without one do not count. ``contrast`` c > 0 takes out
     what any rubric does: log-probabilities are (1 + c) those with the rubric less c those with another question's.
@@ -108,6 +111,7 @@ class Teacher:
     """
 
     context: tuple[str, ...] = ("rubric",)
+    source: str = ""
     solutions: str = "data"
     contrast: float = 0.0
     reason_first: bool = False

@@ -158,6 +158,7 @@ def make_train_step(
     vocab_limit: int,
     micro_batches: int = 1,
     mesh: Mesh | None = None,
+    teacher_architecture: lm.Architecture | None = None,
 ) -> Callable[[TrainState, Tree], tuple[TrainState, dict[str, Array]]]:
     """The jitted ``(state, batch) -> (state, metrics)``; the old state is donated.
 
@@ -174,6 +175,7 @@ def make_train_step(
       micro_batches: parts of the batch that are computed one after the other: less memory, and but for the policy's
         aggregation "bnpo" the same numbers.
       mesh: where the state lies.
+      teacher_architecture: of a separate teacher; others have the student's.
 
     Returns:
       the step. Its metrics are float32 scalars: ``loss``, ``loss_count`` (what it was divided by), ``grad_norm``
@@ -182,7 +184,8 @@ def make_train_step(
     schedule = learning_rate(optimizer)
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Array]]:
-        teacher_head_VD = teacher_head(teacher, state, transformer.architecture)
+        own = transformer.architecture
+        teacher_head_VD = teacher_head(teacher, state, teacher_architecture or own, own.vocab_size)
         given = Given(transformer, config, vocab_limit, state.trainable == "params", teacher_head_VD)
         (total, (count, sums)), gradients = _sums_and_gradients(
             lambda variables, part: objective(variables, part, given), state, batch, micro_batches
@@ -206,7 +209,11 @@ def make_train_step(
             new_state, metrics = step(state, batch)
         if mesh is not None:
             layout = state_shardings(transformer, mesh, trainable=state.trainable, optimizer=optimizer, teacher=teacher)
-            new_state = jax.lax.with_sharding_constraint(new_state, layout)
+            if teacher.kind == "separate":  # it stays where it lies
+                own = jax.lax.with_sharding_constraint(dataclasses.replace(new_state, teacher=None), layout)
+                new_state = dataclasses.replace(own, teacher=state.teacher)
+            else:
+                new_state = jax.lax.with_sharding_constraint(new_state, layout)
         return new_state, metrics
 
     return compilations.jit("train_step", placed, donate_argnums=0)

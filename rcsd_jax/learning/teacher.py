@@ -6,6 +6,8 @@ ema       a running mean of the student's: decay * teacher + (1 - decay) * stude
 snapshot  the student's of the last update whose number is a multiple of ``snapshot_every``
 trust_region  two at once: the normalised geometric mean of what base and live weights predict, so that the teacher
           follows the student and stays near the base (SDPO, arXiv 2601.20802)
+separate  those of another model with the same tokenizer, which never change (on-policy distillation, arXiv 2306.13649);
+          whoever makes the state puts them into ``TrainState.teacher``
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 from rcsd_jax import lm
 from rcsd_jax.types import Array, TrainState, Tree
 
-TEACHERS = ("base", "live", "ema", "snapshot", "trust_region")
+TEACHERS = ("base", "live", "ema", "snapshot", "trust_region", "separate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ class TeacherConfig:
 
 def initial_teacher(config: TeacherConfig, variables: Tree, trainable: str) -> Tree | None:
     """What ``TrainState.teacher`` starts as: a copy of the trainable collection, or None where none is needed."""
-    if config.kind == "live" or (config.kind in ("base", "trust_region") and trainable != "params"):
+    if config.kind in ("live", "separate") or (config.kind in ("base", "trust_region") and trainable != "params"):
         return None
     # A mean over a thousand bfloat16 steps would not move: it is kept in float32.
     return jax.tree.map(lambda x: jnp.copy(_float32(x) if config.kind == "ema" else x), variables[trainable])
@@ -64,6 +66,9 @@ def teacher_variables(config: TeacherConfig, state: TrainState) -> Tree:
     """The teacher's variables, for ``Transformer.apply`` and ``lm.head_VD``; of trust_region the base's, see below."""
     if config.kind == "live":
         return state.variables
+    if config.kind == "separate":
+        assert state.teacher is not None
+        return {"params": state.teacher}
     if state.teacher is None:
         return {name: tree for name, tree in state.variables.items() if name != state.trainable}
     current = state.variables[state.trainable]
@@ -83,9 +88,15 @@ def teacher_hidden(config: TeacherConfig, state: TrainState, hidden_of: Callable
     return jnp.concatenate([(1 - config.live_share) * base, config.live_share * live], axis=-1)
 
 
-def teacher_head(config: TeacherConfig, state: TrainState, architecture: lm.Architecture) -> Array:
-    """The LM head [V, D] that belongs to ``teacher_hidden``; of trust_region [V, 2 D]."""
+def teacher_head(config: TeacherConfig, state: TrainState, architecture: lm.Architecture, vocab_size: int) -> Array:
+    """The LM head [V, D] that belongs to ``teacher_hidden``; of trust_region [V, 2 D].
+
+    ``architecture`` is the teacher's, ``vocab_size`` the student's V: models of one tokenizer may have other numbers of
+    rows behind it, which belong to no token.
+    """
     head_VD = lm.head_VD(teacher_variables(config, state), architecture)
+    if config.kind == "separate":
+        return jnp.pad(head_VD, ((0, max(0, vocab_size - len(head_VD))), (0, 0)))[:vocab_size]
     if config.kind != "trust_region":
         return head_VD
     return jnp.concatenate([head_VD, lm.head_VD(state.variables, architecture)], axis=-1)

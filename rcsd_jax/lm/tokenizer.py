@@ -54,7 +54,8 @@ class ChatTokenizer:
 
         self.chat_template: str = self._stock.get_chat_template()
         self.has_thinking_switch = "enable_thinking" in self.chat_template
-        self.vocab_limit = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        self.vocab_limit = max(self.vocabulary.values()) + 1
         self._generation_config = _read_json(folder / "generation_config.json")
         self.eos_ids = self._find_eos_ids(_read_json(folder / "config.json"))
         self.bos_id: int | None = self._stock.bos_token_id
