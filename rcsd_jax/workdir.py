@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def write_json(path: epath.Path, value: Any) -> None:
 def environment() -> dict[str, Any]:
     """Versions, devices and commit: what a number in this folder depends on besides its config."""
     return {
-        "command": " ".join(sys.argv),
+        "command": _command(),
         "commit": _commit(),
         "devices": [str(device.device_kind) for device in jax.devices()],
         "packages": preflight.packages(),
@@ -133,6 +134,12 @@ def environment() -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _command() -> str:
+    """As it was typed, without where this code lies."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    return shlex.join(["python", "-m", module.name, *sys.argv[1:]] if module else sys.argv)
 
 
 def _commit() -> str | None:
