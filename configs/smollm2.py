@@ -3,8 +3,8 @@
     bash launch/offline_smollm2.sh
     python -m rcsd_jax.pipeline --config=configs/smollm2.py --workdir=runs/smollm2
 
-Cost: 6 GB of memory; 100 minutes without its last part on 2 CPU cores that other work shared, estimated at half of that on
-idle ones. With 96 questions of two choices an interval is 20 points wide: this shows that everything works on real
+Cost: 6 GB of memory; 75 minutes without its last part on 2 CPU cores that other work shared, an estimated half of that
+on idle ones. With 96 questions of two choices an interval is 20 points wide: this shows that everything works on real
 input, not that a method is better (docs/results/smollm2).
 
 A model of this size has never seen a rubric. Asked for one it writes no JSON array (0 of 32 tried), and stage 1 by
