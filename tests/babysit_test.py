@@ -62,9 +62,13 @@ def test_words_reach_the_command_as_they_were_given(tmp_path):
 
 @contextlib.contextmanager
 def started(script, folder, **settings):
-    """A process of babysit in a session of its own, as in a terminal; what is left of it is killed."""
+    """A process of babysit in a session of its own, as in a terminal; what is left of it is killed.
+
+    A job in the background of a shell, as these tests may be, ignores SIGINT, and so would its children.
+    """
     options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True, "env": {**os.environ, **settings}}
-    with subprocess.Popen([*BABYSIT, "bash", "-c", script], cwd=folder, **options) as process:
+    command = ["env", "--default-signal=INT", *BABYSIT, "bash", "-c", script]
+    with subprocess.Popen(command, cwd=folder, **options) as process:
         try:
             yield process
         finally:
