@@ -27,5 +27,5 @@ def get_config():
     config.sampling.update(temperature=1.0, top_p=1.0, top_k=0)
     config.train.steps = config.optimizer.total_steps = 500
     config.train.samples = 4
-    config.train.micro_batches = 32
+    config.train.micro_batches = 8
     return config

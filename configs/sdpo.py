@@ -25,5 +25,5 @@ def get_config():
     config.divergence.update(kind="jsd", beta=0.5, support="student", top_k=100, tail=True, importance_cap=2.0)
     config.sampling.update(temperature=1.0, top_p=1.0, top_k=0)
     config.train.samples = 8
-    config.train.micro_batches = 32
+    config.train.micro_batches = 8
     return config

@@ -88,12 +88,22 @@ def _method(folder: epath.Path, experiment: dict[str, Any], summary: dict[str, A
 
 def _on_the_same_questions(rows: dict[str, tuple[str, list[Quality]]]) -> list[report.RubricResult]:
     """Only questions that all sources wrote a rubric for, or tried to, in all of their runs."""
-    each = [quality for _, runs in rows.values() for quality in runs]
-    common = sorted(set.intersection(*map(set, each))) if each else []
-    return [
-        report.RubricResult(name, description, {q: _mean([quality[q] for quality in runs]) for q in common})
-        for name, (description, runs) in rows.items()
-    ]
+    results = []
+    # Writers are compared on what all were asked; an effect was measured where there was a rubric, which says nothing
+    # of who did not write one.
+    for writes in (True, False):
+        kind = {name: row for name, row in rows.items() if _tells_validity(row[1]) == writes}
+        each = [quality for _, runs in kind.values() for quality in runs]
+        common = sorted(set.intersection(*map(set, each))) if each else []
+        results += [
+            report.RubricResult(name, description, {q: _mean([quality[q] for quality in runs]) for q in common})
+            for name, (description, runs) in kind.items()
+        ]
+    return results
+
+
+def _tells_validity(runs: Sequence[Quality]) -> bool:
+    return any("valid" in numbers for quality in runs for numbers in quality.values())
 
 
 def _mean(runs: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -32,6 +32,7 @@ _LOOK_SECONDS = 5.0  # between two looks for the file STOP
 _STDERR = 2  # whatever sys.stderr has become, as in a notebook
 
 _signalled = threading.Event()
+_open: list[Pulse] = []  # the loops that look whether to end
 _points = itertools.count(1)  # where all hosts are asked whether to end: equally often on each
 
 
@@ -56,6 +57,8 @@ def listen() -> None:
 
 def _take(number: int, frame: object) -> None:
     del frame
+    if not _open:  # nothing is under way that could be saved
+        sys.exit(PREEMPTED)
     _signalled.set()
     signal.signal(number, signal.SIG_DFL)
     print("asked to end: saving after this step; once more ends at once", file=sys.stderr, flush=True)
@@ -83,11 +86,13 @@ class Pulse:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Pulse:
+        _open.append(self)
         self._last = time.monotonic()
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        _open.remove(self)
         with self._beat:
             self._open = False
             self._beat.notify()

@@ -46,10 +46,9 @@ class Generator:
             "vocab_limit": self.tokenizer.vocab_limit,
         }
         self._sampler = lm.Sampler(model.transformer, sampling, **options)
+        transformer = model.transformer  # not the model: its weights belong to whoever trains them
         self._continuous = functools.cache(
-            lambda questions: lm.ContinuousSampler(
-                model.transformer, sampling, questions=questions, mesh=mesh, **options
-            )
+            lambda questions: lm.ContinuousSampler(transformer, sampling, questions=questions, mesh=mesh, **options)
         )
 
     def __call__(self, variables: Tree, prompts: Sequence[Sequence[int]], ids: Sequence[str], key: Array) -> Rollout:

@@ -22,6 +22,7 @@ from etils import epath
 from ml_collections import config_dict
 
 from rcsd_jax import command, compare, config, hosts, pipeline, preflight
+from rcsd_jax.workdir import Workdir
 
 WAIT = 10.0  # seconds until the next look at what others are doing
 
@@ -67,9 +68,12 @@ def run(sweep: config_dict.ConfigDict, workdir: str) -> None:
     """Runs what is left of the sweep, then prints the table and says where the report is.
 
     Raises:
-      ValueError: cells that failed, with what they said; all that do not need them are done.
+      ValueError: a cell holds a run of another config; or cells that failed, with what they said, once all that do not
+        need them are done.
     """
     cells, started = read_cells(sweep, workdir), time.monotonic()
+    for cell in cells:
+        Workdir(cell.folder, cell.part.experiment)  # refuses what was done with another config
     failed: dict[str, str] = {}
     while True:
         # Hosts of one run may see a file at different times, and must choose the same cell.

@@ -38,7 +38,7 @@ from rcsd_jax import (
 from rcsd_jax.types import TrainState, Tree
 from rcsd_jax.workdir import Workdir, write_json
 
-COPIES = 3  # of the state on disk: two checkpoints, and one that is being written
+COPIES = 3  # of the state on disk: two checkpoints, and one that is being written; later ones take their places
 WARM = 3  # steps after which no function should need compiling any more
 TRAJECTORIES = 8  # rollouts that are kept as text, of a step whose turn it is
 SHOWN = ("loss", "reward", "accuracy", "rollout_accuracy", "rollout_valid")  # in the progress line
@@ -101,7 +101,8 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
     with checkpoint.Checkpoints(folder / "checkpoints", keep_every=e.train.keep_every) as checkpoints:
         # 2. The newest sound checkpoint, if this run was here before; metrics after it are cut off.
         abstract = models.abstract_state(e, transformer, mesh)
-        folder.check_room(COPIES * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
+        copies = 1 if hosts.from_first(lambda: any((folder / "checkpoints").glob("[0-9]*"))) else COPIES
+        folder.check_room(copies * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
         restored = checkpoints.restore(abstract, source.meta)
         start = 0 if restored is None else restored.step
         state = models.initial_state(e, model, mesh) if restored is None else models.whole(restored.state, model)

@@ -173,6 +173,15 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_named(path, value, says):
         ({"teacher.solutions": "sibling", "teacher.context": ("solution",)}, "config.train.samples is 1"),
         ({"teacher.contrast": 0.5, "teacher.context": ("reference",)}, "'rubric' in config.teacher.context"),
         ({"train.updates_per_rollout": 2, "train.checkpoint_every": 5}, "config.train.checkpoint_every is 5"),
+        (
+            {
+                "objective": "distill_grpo",
+                "train.samples": 2,
+                "policy.kl_coefficient": 0.1,
+                "teacher.weights.kind": "ema",
+            },
+            "nobody keeps the weights that training began with",
+        ),
         ({"train.updates_per_rollout": 2, "teacher.weights.kind": "ema"}, "whose LM head moves"),
         ({"optimizer.schedule": "linear", "optimizer.warmup_steps": 9, "optimizer.total_steps": 9}, "after the warmup"),
     ],

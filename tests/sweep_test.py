@@ -122,7 +122,8 @@ def test_the_table_of_several_seeds_has_their_means_and_pairs_them(tiny_run, tmp
         for name in PARTS:
             shutil.copytree(tiny_run / name, tmp_path / f"seed_{seed}" / name, ignore=shutil.ignore_patterns("model"))
             path = tmp_path / f"seed_{seed}" / name / "config.json"
-            path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": seed}))
+            here = path.read_text().replace('"tiny/', f'"{path.parents[1]}/')
+            path.write_text(json.dumps(json.loads(here) | {"seed": seed}))
     # The second seed of one method answers as another method did.
     shutil.rmtree(tmp_path / "seed_1" / "opsd" / "evaluation")
     shutil.copytree(tiny_run / "base" / "evaluation", tmp_path / "seed_1" / "opsd" / "evaluation")
@@ -149,6 +150,10 @@ def test_the_table_of_several_seeds_has_their_means_and_pairs_them(tiny_run, tmp
     assert float(lines["opsd"]["tokens_vs_difference"]) == difference["difference"]
     assert lines["ceiling_rubric"]["kind"] == "ceiling" and lines["base"]["seeds"] == "2"
     assert (tmp_path / "accuracy.png").stat().st_size > 1000
+    other = tiny_sweep()
+    other.common.optimizer.learning_rate = 0.5
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        sweep.run(other, str(tmp_path))
 
 
 def test_a_tiny_model_goes_through_a_sweep(one_device, tiny_run, tmp_path, monkeypatch):

@@ -186,6 +186,12 @@ def _of_sampled_objectives(e: Experiment) -> Iterator[str]:
 
 
 def _of_teachers(e: Experiment) -> Iterator[str]:
+    keeping = ("base", "trust_region", "separate", *(("live",) if e.model.trainable == "lora" else ()))
+    if e.has_kl_penalty and e.teacher.weights.kind not in keeping:
+        yield (
+            f"config.policy.kl_coefficient is {e.policy.kl_coefficient}: with config.teacher.weights.kind "
+            f"{e.teacher.weights.kind!r} nobody keeps the weights that training began with: use 'base'"
+        )
     if (e.teacher.weights.kind == "separate") != bool(e.teacher.source):
         yield (
             f"config.teacher.weights.kind is {e.teacher.weights.kind!r}, config.teacher.source {e.teacher.source!r}: a "
