@@ -137,17 +137,14 @@ class Collector:
             batch = dataclasses.replace(batch, weight_BC=batch.weight_BC * has_one_B1)
         else:
             teacher_prompts = self._teacher_prompts(state, problems, t)
-        batch = self._score(state, batch, self._placed(teacher_prompts))
+        looks = [teacher_prompts, *([others(problem) for problem in problems] for others in self._other_prompts)]
+        scored = [self._score(state, batch, self._placed(prompts)) for prompts in looks]
+        batch = dataclasses.replace(
+            scored[0], teacher_hidden_BCD=self._combined(*(look.teacher_hidden_BCD for look in scored))
+        )
         both = 2 if self._experiment.teacher.weights.kind == "trust_region" else 1
-        reads += both
-        numbers["teacher_tokens"] += both * float(sum(map(len, teacher_prompts)))
-        if self._wrong:
-            wrong = [self._wrong_prompt(problem) for problem in problems]
-            other = self._score(state, batch, self._placed(wrong)).teacher_hidden_BCD
-            hidden_BCD = _away_from(batch.teacher_hidden_BCD, other, self._experiment.teacher.contrast)
-            batch = dataclasses.replace(batch, teacher_hidden_BCD=hidden_BCD)
-            reads += both
-            numbers["teacher_tokens"] += both * float(sum(map(len, wrong)))
+        reads += both * len(looks)
+        numbers["teacher_tokens"] += both * float(sum(len(prompt) for look in looks for prompt in look))
         return Collected(batch, seen, problems, texts, numbers, reads)
 
     def _rewarded(
@@ -195,6 +192,28 @@ class Collector:
 
     def _wrong_prompt(self, problem: Problem) -> list[int]:
         return self.encoder.teacher(problem, self._experiment.teacher.context, self._wrong[problem.id])
+
+    def _context_alone(self, problem: Problem) -> list[int]:
+        return self.encoder.context_alone(problem, self._experiment.teacher.context, self._guidance.get(problem.id))
+
+    def _question_alone(self, problem: Problem) -> list[int]:
+        return self.encoder.teacher(problem, (), None)
+
+    @property
+    def _other_prompts(self) -> Sequence[Callable[[Problem], list[int]]]:
+        """What else the teacher reads before the same completions, besides the question and its context."""
+        if self._experiment.divergence.purify is not None:
+            return self._context_alone, self._question_alone
+        return (self._wrong_prompt,) if self._wrong else ()
+
+    def _combined(self, guided_BCD: Array, *others: Array) -> Array:
+        """One array of the teacher's states with each of its prompts."""
+        if not others:
+            return guided_BCD
+        if self._experiment.divergence.purify is not None:
+            return jnp.concatenate([guided_BCD, *others], axis=-1)
+        [wrong_BCD] = others
+        return _away_from(guided_BCD, wrong_BCD, self._experiment.teacher.contrast)
 
     def _sibling_prompts(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], reward_GN: np.ndarray
@@ -269,8 +288,8 @@ class Collector:
     def _teacher_length(self, problem: Problem, rubric: Rubric | None) -> int:
         context = self._experiment.teacher.context
         if self._analyst is None:
-            wrong = len(self._wrong_prompt(problem)) if self._wrong else 0
-            return max(wrong, len(self.encoder.teacher(problem, context, rubric)))
+            others = (len(prompt_of(problem)) for prompt_of in self._other_prompts)
+            return max(len(self.encoder.teacher(problem, context, rubric)), *others, 0)
         room = self._experiment.teacher.analysis.max_new_tokens
         return len(self.encoder.analyst(problem, context, rubric)) + room + len(self._after(problem))
 

@@ -50,6 +50,10 @@ class Encoder:
         """The question with private guidance."""
         return self._encode(prompts.teacher(problem, context, rubric, self._wording), "teacher")
 
+    def context_alone(self, problem: Problem, context: Sequence[str], rubric: Rubric | None) -> list[int]:
+        """The private guidance without the question."""
+        return self._encode(prompts.context_alone(problem, context, rubric, self._wording), "teacher")
+
     def rubric_prompt(self, problem: Problem, profile: str | None = None) -> list[int]:
         """The request for a rubric, as the profile lets the student see it."""
         messages = prompts.rubric_writer(problem, profile or self._settings.profile, self._wording)

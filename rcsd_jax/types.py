@@ -122,8 +122,8 @@ class ScoredBatch:
     """A rollout with all that an objective may need to know of it; what it does not need is None.
 
     ``weight_BC`` is what each token counts. ``teacher_hidden_BCD[:, t]`` predicts completion token ``t`` (a teacher of
-    two weights has the states of both side by side). ``advantage_B`` is how much better a completion was than the
-    others of its question. ``old_logp_BC`` (the student as it was at the rollout, by the scorer) and ``base_logp_BC``
+    two weights, or of three prompts, has the states of all side by side). ``advantage_B`` is how much better a
+    completion was than the others of its question. ``old_logp_BC`` (the student as it was at the rollout, by the scorer) and ``base_logp_BC``
     (the weights that training began with) are log-probabilities of the completion at the sampling temperature.
     """
 

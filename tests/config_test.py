@@ -172,6 +172,9 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_named(path, value, says):
         ({"teacher.solutions": "sibling", "train.samples": 4}, "must have 'solution'"),
         ({"teacher.solutions": "sibling", "teacher.context": ("solution",)}, "config.train.samples is 1"),
         ({"teacher.contrast": 0.5, "teacher.context": ("reference",)}, "'rubric' in config.teacher.context"),
+        ({"divergence.purify": 2.0, "teacher.contrast": 0.5}, "config.divergence.purify is 2.0"),
+        ({"divergence.purify": 2.0, "rubrics.control": "none"}, "that shows something"),
+        ({"divergence.purify": -1.0}, "it must be positive"),
         ({"train.updates_per_rollout": 2, "train.checkpoint_every": 5}, "config.train.checkpoint_every is 5"),
         (
             {

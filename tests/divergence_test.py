@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from rcsd_jax import sharding
 from rcsd_jax.learning import DivergenceConfig, chunked_head, cross_entropy_sum, divergence_sum
 from rcsd_jax.learning.chunked_head import States, chunks
-from rcsd_jax.learning.divergence import KINDS, SUPPORTS, token_divergence
+from rcsd_jax.learning.divergence import KINDS, SUPPORTS, target_logits, token_divergence
 from rcsd_jax.sharding import MeshConfig
 
 U, V, D = 11, 37, 8  # odd sizes: chunks need padding
@@ -97,6 +97,37 @@ def test_rows_taken_in_blocks_give_what_they_give_together(monkeypatch):
     monkeypatch.setattr(chunked_head, "BLOCK_BYTES", 2 * 4 * V)  # two rows
     in_blocks = total_and_gradients(config, *states(rows=8), weight)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), in_blocks, together)
+
+
+def test_a_purified_target_is_the_question_moved_by_what_the_context_adds_to_itself():
+    guided, context, question = np.random.default_rng(4).normal(scale=2, size=(3, 5, V)).astype(np.float32)
+    teacher = jnp.stack([guided, context, question], axis=1)
+    for bound in (0.3, 2.0):
+        for rows, found in zip(teacher, jax.nn.softmax(target_logits(teacher, bound)), strict=True):
+            logp_of_guided, logp_of_context, logp_of_question = (naive.log_softmax(np.float64(row)) for row in rows)
+            wanted = np.exp(logp_of_question) * np.exp(bound * np.tanh((logp_of_guided - logp_of_context) / bound))
+            np.testing.assert_allclose(found, wanted / wanted.sum(), atol=1e-6)
+    far = jax.nn.softmax(target_logits(teacher, 1e3))  # without a bound: p(question) p(guided) / p(context)
+    np.testing.assert_allclose(far, jax.nn.softmax(question + guided - context), atol=5e-3)
+    blind = target_logits(teacher.at[:, 0].set(teacher[:, 1]), 2.0)
+    np.testing.assert_allclose(jax.nn.softmax(blind), jax.nn.softmax(question), atol=1e-6)
+
+
+def test_a_purified_divergence_through_the_head_equals_that_of_its_target():
+    student, head, _, teacher_head = states(5)
+    hidden = np.random.default_rng(6).normal(size=(U, 3, D)).astype(np.float32)
+    weight, config = np.linspace(0, 1, U, dtype=np.float32), DivergenceConfig(kind="jsd", purify=1.5, chunk_tokens=4)
+    (value, sums), gradients = total_and_gradients(config, student, head, hidden, teacher_head, weight)
+
+    def plain(student, head):
+        target_UV = target_logits(jnp.einsum("ukd,vd->ukv", hidden, teacher_head), 1.5)
+        return weight @ token_divergence(student @ head.T, target_UV, DivergenceConfig(kind="jsd"))[0]
+
+    expected, expected_gradients = jax.value_and_grad(plain, argnums=(0, 1))(student, head)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for found, wanted in zip(gradients[:2], expected_gradients, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert not np.any(gradients[2]) and not np.any(gradients[3]) and sums["teacher_entropy"] > 0
 
 
 def test_hand_numbers_on_three_tokens():

@@ -1,5 +1,6 @@
 """Every role sees what it may see, and nothing else."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -39,6 +40,14 @@ def test_teacher_and_analyst_see_exactly_their_context(context, wording):
 def test_the_student_sees_the_question_only(wording):
     text = text_of(prompts.student(PROBLEM, wording))
     assert "QUESTION" in text and not any(mark in text for mark in (*MARKS.values(), "TRUTHTEXT"))
+
+
+@both_wordings
+def test_a_context_alone_shows_nothing_of_the_question(wording):
+    choice = dataclasses.replace(PROBLEM, choices=("CHOICETEXT", "ANSWERTEXT"))
+    text = text_of(prompts.context_alone(choice, ("solution", "rubric"), RUBRIC, wording))
+    assert "SOLUTIONTEXT" in text and "LAWTEXT" in text
+    assert "QUESTION" not in text and "CHOICETEXT" not in text and text == text.strip()
 
 
 @both_wordings

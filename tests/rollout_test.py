@@ -5,6 +5,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_pipeline import experiment
@@ -231,6 +232,29 @@ def test_a_contrast_moves_the_logits_away_from_those_of_a_wrong_rubric(model):
     right, wrong, head = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 3, 4), (2, 3, 4), (5, 4)))
     found = collector_file._away_from(right, wrong, 0.5) @ head.T
     np.testing.assert_allclose(found, 1.5 * right @ head.T - 0.5 * wrong @ head.T, atol=1e-5)
+
+
+def test_a_purified_teacher_reads_question_and_context_together_and_each_alone(model, monkeypatch):
+    e = dataclasses.replace(teacher("live"), divergence=learning.DivergenceConfig(purify=2.0))
+    placed = spy(monkeypatch)
+    scored, asked, collector = collect(e, model)
+    encoder = collector.encoder
+    assert placed[1:] == [
+        [encoder.teacher(p, ("rubric",), GUIDANCE[p.id]) for p in asked],
+        [encoder.context_alone(p, ("rubric",), GUIDANCE[p.id]) for p in asked],
+        [encoder.answer_prompt(p) for p in asked],
+    ]
+    with jax.set_mesh(MESH):
+        state = models.initial_state(e, model, MESH)
+        _, _, question_BCD = jnp.split(scored.teacher_hidden_BCD, 3, axis=-1)
+        np.testing.assert_allclose(question_BCD, hidden(model.transformer, state.variables, scored), atol=1e-5)
+        numbers = collector(state, 0).numbers
+        assert numbers["teacher_tokens"] == sum(len(prompt) for prompts in placed[1:4] for prompt in prompts)
+        head_VD = lm.head_VD(state.variables, model.transformer.architecture)
+        given = learning.Given(model.transformer, e.loss, model.tokenizer.vocab_limit, teacher_head_VD=head_VD)
+        for objective in learning.TAUGHT[:2]:
+            total, count, _ = learning.OBJECTIVES[objective](state.variables, scored, given)
+            assert np.isfinite(total) and abs(total / count) > 1e-4
 
 
 def test_a_perturbed_rubric_is_seeded_set_by_the_config_and_described():

@@ -104,7 +104,8 @@ def functions(s: Subject) -> list[Function]:
         )
         prompts = _prompts(s, e.prompts.teacher_lengths[-1], e.train.samples if e.teacher.solutions == "sibling" else 1)
         given = ScoredBatch(rollout, batch.weight_BC)
-        found.append(Function("score", score, (state, given, prompts), each * (2 if e.teacher.contrast else 1)))
+        looks = 3 if e.divergence.purify else 2 if e.teacher.contrast else 1
+        found.append(Function("score", score, (state, given, prompts), each * looks))
     return [*found, Function("train_step", train_step(s), (state, batch)), saved]
 
 
@@ -205,6 +206,7 @@ def _rollout(s: Subject) -> Rollout:
 def _scored(s: Subject, rollout: Rollout) -> ScoredBatch:
     e, (B, C) = s.experiment, rollout.completion_BC.shape
     width = s.transformer.architecture.width * (2 if e.older_weights.kind == "trust_region" else 1)
+    width *= 3 if e.divergence.purify else 1
     logps = _logp_weights(e)
     return ScoredBatch(
         rollout,

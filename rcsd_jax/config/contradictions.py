@@ -213,6 +213,12 @@ def _of_teachers(e: Experiment) -> Iterator[str]:
             f"config.teacher.contrast is {e.teacher.contrast}: it needs task 'answer', 'rubric' in "
             "config.teacher.context, and neither siblings nor config.teacher.reason_first"
         )
+    shows = e.teacher.context and not (e.teacher.context == ("rubric",) and e.rubrics.control == "none")
+    if e.divergence.purify is not None and not (plain and shows and e.task == "answer" and not e.teacher.contrast):
+        yield (
+            f"config.divergence.purify is {e.divergence.purify}: it needs task 'answer', a config.teacher.context that "
+            "shows something, and neither config.teacher.contrast, siblings nor config.teacher.reason_first"
+        )
 
 
 def _of_rewards(e: Experiment) -> Iterator[str]:

@@ -32,7 +32,10 @@ LossOfLogits = Callable[[Array, Any, Tree], tuple[Array, dict[str, Array]]]
 
 
 class States(NamedTuple):
-    """What a model has before tokens: states after its final norm, and the LM head that they belong to."""
+    """What a model has before tokens: states after its final norm, and the LM head that they belong to.
+
+    A teacher of several prompts has the states of each, [U, K, D], and logits [U, K, V].
+    """
 
     hidden_UD: Array
     head_VD: Array
@@ -158,7 +161,8 @@ def _teacher_logits(hidden_UD: Array | None, head_VD: Array | None, vocab_limit:
     if hidden_UD is None:
         return None
     assert head_VD is not None
-    return logits_of(hidden_UD, head_VD.astype(hidden_UD.dtype), vocab_limit)
+    logits = logits_of(hidden_UD.reshape(-1, head_VD.shape[1]), head_VD.astype(hidden_UD.dtype), vocab_limit)
+    return logits.reshape(*hidden_UD.shape[:-1], -1)
 
 
 def _in_blocks(loss: Callable, dtype: jnp.dtype, arguments: tuple) -> tuple[Tree, Array]:

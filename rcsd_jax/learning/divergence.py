@@ -42,6 +42,9 @@ class DivergenceConfig:
       entry_clip: cap of every entry's term before the sum over the vocabulary (0.05 in OPSD and in the code that the
         authors of RCSD released). Terms are capped from above only, so the sum may be negative.
       token_clip: cap of a token's divergence; no gradient beyond it.
+      purify: None, or the bound c of a soft clip: the target is then not the teacher with question and context, but
+        p(question) exp(c tanh(gap / c)), gap = log p(question, context) - log p(context), normalised (Purified OPSD,
+        arXiv 2607.02234): what the context says by itself, whatever the question, is taken out.
       importance_cap: weighs each token by what the student makes of it now over what the sampler did, at the sampling
         temperature, at most by this (SDPO: 2): completions of older weights count for what they still are. None: by 1.
       reduction: "token" divides by the counted tokens of the global batch, "sequence" (the formula of the RCSD paper)
@@ -60,6 +63,7 @@ class DivergenceConfig:
     tail: bool = False
     entry_clip: float | None = None
     token_clip: float | None = None
+    purify: float | None = None
     importance_cap: float | None = None
     reduction: str = "token"
     chunk_tokens: int | None = None
@@ -81,7 +85,7 @@ class DivergenceConfig:
             raise ValueError(
                 "divergence.tail is on, but the full support leaves no tail: turn it off or choose a top-k support"
             )
-        for name in ("entry_clip", "token_clip", "importance_cap", "chunk_tokens"):
+        for name in ("entry_clip", "token_clip", "purify", "importance_cap", "chunk_tokens"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"divergence.{name} is {value}: it must be positive, or None to leave it out")
@@ -174,9 +178,27 @@ def _logp(logits_UV: Array, token_U: Array) -> Array:
     return logit_at(logits_UV, token_U) - jax.nn.logsumexp(logits_UV, axis=-1)
 
 
+def target_logits(teacher: Array, purify: float | None) -> Array:
+    """Logits [U, V] of what the student is to become.
+
+    Args:
+      teacher: the teacher's logits [U, V]; with ``purify`` [U, 3, V]: those with question and context, with the context
+        alone, with the question alone.
+      purify: see ``DivergenceConfig``.
+    """
+    if purify is None:
+        return teacher
+    guided_UV, context_UV, question_UV = (_logp_and_p(teacher[:, k])[0] for k in range(3))
+    return question_UV + purify * jnp.tanh((guided_UV - context_UV) / purify)
+
+
 def token_divergence(student_UV: Array, teacher_UV: Array, config: DivergenceConfig) -> tuple[Array, dict[str, Array]]:
-    """The divergence of each token from both logits, and its metrics (see ``divergence_sum``), each of shape U."""
+    """The divergence of each token from both logits, and its metrics (see ``divergence_sum``), each of shape U.
+
+    ``teacher_UV`` is what ``target_logits`` reads.
+    """
     assert config.temperature is not None
+    teacher_UV = target_logits(teacher_UV, config.purify)
     student_UV, teacher_UV = student_UV / config.temperature, teacher_UV / config.temperature
     entries = (student_UV, teacher_UV) if config.support == "full" else _on_support(student_UV, teacher_UV, config)
     loss_U, metrics = _compared(config, *entries)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rcsd_jax.learning.chunked_head import States, head_sum
-from rcsd_jax.learning.divergence import describe, token_divergence
+from rcsd_jax.learning.divergence import describe, target_logits, token_divergence
 from rcsd_jax.learning.gates import Gates, passes
 from rcsd_jax.learning.loss_config import LossConfig
 from rcsd_jax.learning.policy import PolicyRows, policy_loss, policy_of_logits
@@ -104,6 +104,7 @@ def _mixed(
 def _sampled(
     config: LossConfig, student_UV: Array, teacher_UV: Array, rows: PolicyRows
 ) -> tuple[Array, dict[str, Array]]:
+    teacher_UV = target_logits(teacher_UV, config.divergence.purify)
     student_UV, teacher_UV = student_UV / config.temperature, teacher_UV / config.temperature
     logp_U, teacher_logp_U = (
         logit_at(logits_UV, rows.token_U) - jax.nn.logsumexp(logits_UV, axis=-1)

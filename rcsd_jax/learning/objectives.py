@@ -143,7 +143,11 @@ def _both(variables: Tree, batch: ScoredBatch, given: Given) -> tuple[States, St
     """Student and teacher before the same tokens."""
     assert batch.teacher_hidden_BCD is not None and given.teacher_head_VD is not None
     student = States(_hidden(variables, batch.rollout, given), _head(variables, given))
-    return student, States(_by_token(batch.teacher_hidden_BCD), given.teacher_head_VD)
+    width = given.teacher_head_VD.shape[1]
+    hidden = _by_token(batch.teacher_hidden_BCD)
+    if given.config.divergence.purify is not None:
+        hidden = hidden.reshape(-1, 3, width)
+    return student, States(hidden, given.teacher_head_VD)
 
 
 def _policy_rows(batch: ScoredBatch, policy: PolicyConfig) -> PolicyRows:

@@ -151,6 +151,15 @@ def teacher(
     return _user(_fill(wording.teacher if guidance else wording.student, problem, wording, guidance))
 
 
+def context_alone(
+    problem: Problem, context: Sequence[str], rubric: Rubric | None = None, wording: Wording = STANDARD
+) -> list[Message]:
+    """``teacher`` without the question and its choices; arguments and errors as of ``teacher``."""
+    guidance = _guidance(problem, context, rubric, wording)
+    unknown = dataclasses.replace(problem, question="", choices=())
+    return _user(_fill(wording.teacher, unknown, wording, guidance).strip())
+
+
 def analyst(
     problem: Problem, context: Sequence[str], rubric: Rubric | None = None, wording: Wording = STANDARD
 ) -> list[Message]:
