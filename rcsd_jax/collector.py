@@ -138,10 +138,7 @@ class Collector:
         else:
             teacher_prompts = self._teacher_prompts(state, problems, t)
         looks = [teacher_prompts, *([others(problem) for problem in problems] for others in self._other_prompts)]
-        scored = [self._score(state, batch, self._placed(prompts)) for prompts in looks]
-        batch = dataclasses.replace(
-            scored[0], teacher_hidden_BCD=self._combined(*(look.teacher_hidden_BCD for look in scored))
-        )
+        batch = self._combined([self._score(state, batch, self._placed(prompts)) for prompts in looks])
         both = 2 if self._experiment.teacher.weights.kind == "trust_region" else 1
         reads += both * len(looks)
         numbers["teacher_tokens"] += both * float(sum(len(prompt) for look in looks for prompt in look))
@@ -206,14 +203,16 @@ class Collector:
             return self._context_alone, self._question_alone
         return (self._wrong_prompt,) if self._wrong else ()
 
-    def _combined(self, guided_BCD: Array, *others: Array) -> Array:
-        """One array of the teacher's states with each of its prompts."""
-        if not others:
-            return guided_BCD
+    def _combined(self, looks: Sequence[ScoredBatch]) -> ScoredBatch:
+        """The batch with what the teacher has made of it with all of its prompts."""
+        if len(looks) == 1:
+            return looks[0]
+        hidden = [look.teacher_hidden_BCD for look in looks]
         if self._experiment.divergence.purify is not None:
-            return jnp.concatenate([guided_BCD, *others], axis=-1)
-        [wrong_BCD] = others
-        return _away_from(guided_BCD, wrong_BCD, self._experiment.teacher.contrast)
+            combined_BCD = jnp.concatenate(hidden, axis=-1)
+        else:
+            combined_BCD = _away_from(*hidden, self._experiment.teacher.contrast)
+        return dataclasses.replace(looks[0], teacher_hidden_BCD=combined_BCD)
 
     def _sibling_prompts(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], reward_GN: np.ndarray

@@ -1,7 +1,8 @@
 """``python -m rcsd_jax.evaluate --config=configs/rcsd.py --config.model.source=MODEL --workdir=runs/x``.
 
 Samples answers to every question of ``evaluation.splits``, grades them, and writes one record a question to
-``evaluation/SPLIT_sampled.jsonl`` and ``SPLIT_greedy.jsonl``, and the summary with intervals to done.json.
+``evaluation/SPLIT_sampled.jsonl`` and ``SPLIT_greedy.jsonl``, and the summary with intervals to done.json. What a
+control made of the rubrics in the prompts is in ``guidance_SPLIT.jsonl``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -19,7 +20,7 @@ from rcsd_jax.encoding import Encoder
 from rcsd_jax.measure import measure
 from rcsd_jax.randomness import key_for
 from rcsd_jax.rollout import Generator
-from rcsd_jax.types import Problem, Tree
+from rcsd_jax.types import Problem, Rubric, Tree
 from rcsd_jax.workdir import Workdir
 
 
@@ -39,6 +40,15 @@ def evaluate(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
         model = models.load(models.without_adapters(experiment.model), experiment.seed, mesh)
         examination = Examination(experiment, model, mesh)
         return folder.finish(evaluate_model(examination, model.variables, folder, experiment.name, pulse))
+
+
+class Asked(NamedTuple):
+    """The problems of a split that can be asked, their prompts, how many were dropped by reason, and rubrics by id."""
+
+    problems: list[Problem]
+    prompts: list[list[int]]
+    dropped: dict[str, int]
+    guidance: dict[str, Rubric]
 
 
 class Examination:
@@ -64,7 +74,7 @@ class Examination:
     @property
     def size(self) -> int:
         """How many questions are answered, those of two modes twice."""
-        return len(self._generators) * sum(len(problems) for problems, _, _ in self._asked.values())
+        return len(self._generators) * sum(len(asked.problems) for asked in self._asked.values())
 
     def __call__(
         self, variables: Tree, advance: Callable[[], None]
@@ -75,7 +85,7 @@ class Examination:
         """
         e = self._experiment
         for mode, generator in self._generators.items():
-            for split, (problems, prompts, dropped) in self._asked.items():
+            for split, (problems, prompts, dropped, _) in self._asked.items():
                 records = measure(
                     generator,
                     variables,
@@ -89,6 +99,12 @@ class Examination:
                 )
                 yield f"{split}_{mode}", dropped, records
 
+    def keep_guidance(self, folder: Workdir) -> None:
+        """Writes what a control made of the rubrics in the prompts."""
+        e = self._experiment
+        for split, asked in self._asked.items():
+            questions.keep_perturbed(e, asked.problems, asked.guidance, folder / f"guidance_{split}.jsonl")
+
 
 def evaluate_model(
     examination: Examination, variables: Tree, folder: Workdir, name: str, pulse: ending.Pulse
@@ -99,6 +115,7 @@ def evaluate_model(
       ending.Ended: it was asked to; what was measured so far is measured again by the next one.
     """
     started, results, tokens = time.monotonic(), {}, 0
+    hosts.from_first(lambda: examination.keep_guidance(folder))
     with metrics.Progress(name, examination.size, unit="answered questions") as progress:
 
         def advance() -> None:
@@ -119,10 +136,7 @@ def evaluate_model(
     return {"results": results, "tokens": tokens, "seconds": round(time.monotonic() - started, 2)}
 
 
-def _ask(
-    experiment: config.Experiment, encoder: Encoder, split: str
-) -> tuple[list[Problem], list[list[int]], dict[str, int]]:
-    """The problems of a split that can be asked, their prompts, and how many were dropped, by reason."""
+def _ask(experiment: config.Experiment, encoder: Encoder, split: str) -> Asked:
     problems = questions.load(dataclasses.replace(experiment.data, limit=experiment.evaluation.limit), split)
     problems = list({problem.id: problem for problem in problems}.values())  # a record has its id for a name
     context, longest = experiment.evaluation.context, _lengths(experiment)[-1]
@@ -142,7 +156,7 @@ def _ask(
             prompts.append(prompt)
     if not kept:
         raise ValueError(f"none of the {len(problems)} questions of split {split!r} can be asked: {dict(dropped)}")
-    return kept, prompts, dict(dropped)
+    return Asked(kept, prompts, dict(dropped), {problem.id: guidance[problem.id] for problem in kept if guidance})
 
 
 def _lengths(experiment: config.Experiment) -> tuple[int, ...]:

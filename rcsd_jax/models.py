@@ -35,17 +35,22 @@ def of(experiment: config.Experiment, mesh: Mesh) -> LanguageModel:
     student = load(experiment.model, experiment.seed, mesh)
     if experiment.older_weights.kind != "separate":
         return student
-    # Weights that never change need no more bits than they are computed with.
-    compute = dataclasses.replace(experiment.model.compute, param_dtype=experiment.model.compute.dtype)
-    source = experiment.teacher.source
-    teacher = load(config.Model(source=source, compute=compute), experiment.seed, mesh)
+    teacher = load(separate_teacher(experiment), experiment.seed, mesh)
     if teacher.tokenizer.vocabulary != student.tokenizer.vocabulary:
         ours, theirs = len(student.tokenizer.vocabulary), len(teacher.tokenizer.vocabulary)
         raise ValueError(
-            f"config.teacher.source {source} has another vocabulary ({theirs} tokens) than {experiment.model.source} "
-            f"({ours} tokens): a teacher looks at the student's own token ids, take one of the same family"
+            f"config.teacher.source {experiment.teacher.source} has another vocabulary ({theirs} tokens) than "
+            f"{experiment.model.source} ({ours} tokens): a teacher looks at the student's own token ids, take one of "
+            "the same family"
         )
     return student._replace(teacher=teacher)
+
+
+def separate_teacher(experiment: config.Experiment) -> config.Model:
+    """The other model that looks at the student's tokens."""
+    # Weights that never change need no more bits than they are computed with.
+    compute = dataclasses.replace(experiment.model.compute, param_dtype=experiment.model.compute.dtype)
+    return config.Model(source=experiment.teacher.source, compute=compute)
 
 
 def load(model: config.Model, seed: int, mesh: Mesh) -> LanguageModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
@@ -68,14 +68,15 @@ def guidance(experiment: config.Experiment, problems: Sequence[Problem]) -> dict
     return rubrics.CONTROLS[control].apply(found, experiment.seed, **_strength(experiment.rubrics))
 
 
-def keep_perturbed(experiment: config.Experiment, path: os.PathLike[str] | str) -> None:
-    """Writes the rubrics that a control has made for the questions of ``data.split``, for ``rubrics.source="cache"`` to
-    read; nothing where no control is at work. A file that is there is replaced.
+def keep_perturbed(
+    experiment: config.Experiment, problems: Sequence[Problem], made: Mapping[str, Rubric], path: os.PathLike[str] | str
+) -> None:
+    """Writes the rubrics that a control has made of those of ``problems``, for ``rubrics.source="cache"`` to read.
+
+    Nothing is written where no control is at work; a file that is there is replaced.
     """
-    if experiment.rubrics.control == "as_is":
+    if experiment.rubrics.control == "as_is" or not made:
         return
-    problems = load(experiment.data, experiment.data.split)
-    made = guidance(experiment, problems)
     line, seed = describe(experiment), json.dumps({"seed": experiment.seed})
     keys = {p.id: rubrics.RubricKey(rubrics.prompts.question_text(p), line, "", seed) for p in problems}
     epath.Path(path).unlink(missing_ok=True)

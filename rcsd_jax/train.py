@@ -83,7 +83,9 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
     source = sources.of(e, model, mesh)
     hosts.agree(dataclasses.asdict(source.meta))
     if "rubrics" in source.facts:
-        hosts.from_first(lambda: questions.keep_perturbed(e, folder / "guidance.jsonl"))
+        problems = questions.load(e.data, e.data.split)
+        guidance = questions.guidance(e, problems)
+        hosts.from_first(lambda: questions.keep_perturbed(e, problems, guidance, folder / "guidance.jsonl"))
     step_function = learning.make_train_step(
         transformer,
         learning.OBJECTIVES[e.objective],

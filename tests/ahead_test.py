@@ -153,7 +153,10 @@ def test_a_tpu_product_is_a_convolution_and_scratch_memory_is_free():
     assert cost.bytes == 2 * (8 * 16 + 32 * 16)  # the operand, one slice of the stack, and no result
 
 
-QWEN3_SCALE = ("rcsd", "rcsd:released", "opsd", "rgsd", "grpo", "sdpo", "sft", "rubric_generator", "gpqa")
+METHODS = (
+    *("rcsd", "rcsd:released", "opsd", "opsd:purified", "rgsd", "gkd", "sdpo", "sft", "rubric_generator"),
+    *("grpo", "grpo_rubrics", "ruft"),
+)
 
 
 def published(name):
@@ -168,23 +171,25 @@ def on_eight(e):
     return dry_run.prepared(e, jax.devices(), lambda text: None)
 
 
-@pytest.mark.parametrize("name", QWEN3_SCALE)
+@pytest.mark.parametrize("name", (*METHODS, "grpo_rubrics:self", "ruft:self", "gpqa"))
 def test_every_config_at_qwen3_scale_is_cut_over_eight_devices(name):
     subject = on_eight(published(name))
     state, a = ahead.abstract_state(subject), subject.transformer.architecture
-    assert a.layers == 36 and subject.experiment.model.source == "Qwen/Qwen3-8B"
-    weights = sum(math.prod(x.shape) for x in jax.tree.leaves(state.variables["params"]))
+    large = state.variables["params"]
+    if name == "gkd":
+        large, a = state.teacher, subject.teacher.architecture
+    assert a.layers == 36 and "Qwen/Qwen3-8B" in (subject.experiment.model.source, subject.experiment.teacher.source)
+    weights = sum(math.prod(x.shape) for x in jax.tree.leaves(large))
     assert 8.1e9 < weights < 8.3e9
-    assert ahead.device_bytes(state.variables["params"]) < 1.001 * 2 * weights / 8, "a weight lies whole on a device"
+    assert ahead.device_bytes(large) < 1.001 * 2 * weights / 8, "a weight lies whole on a device"
     if state.trainable == "lora":
         adapters = state.variables["lora"]
         assert {x.dtype for x in jax.tree.leaves(adapters)} == {jnp.dtype("float32")}
         assert ahead.parts_of(state)["optimiser"] == 2 * ahead.device_bytes(adapters), "moments lie where weights lie"
 
 
-# The steps of the other configs differ from these in numbers alone.
-@pytest.mark.parametrize("name", ["rcsd:released", "rgsd", "grpo", "sdpo", "sft"])
-def test_a_train_step_of_every_objective_is_lowered(name):
+@pytest.mark.parametrize("name", METHODS)
+def test_a_train_step_of_every_method_is_lowered(name):
     e = published(name)
     # Lengths change no shape of the state, and a short step is traced in a moment.
     e = dataclasses.replace(

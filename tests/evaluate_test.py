@@ -84,6 +84,17 @@ def test_guidance_in_the_prompt_changes_the_answers_and_what_cannot_be_asked_is_
     assert any(guided[name] != bare[name] for name in guided)
 
 
+def test_what_a_control_made_of_the_rubrics_in_the_prompts_is_kept(one_device, tmp_path):
+    e = experiment(
+        evaluation__context=("rubric",), evaluation__splits=("eval",), evaluation__greedy=False, evaluation__samples=1,
+        rubrics__control="random",
+    )  # fmt: skip
+    evaluate.evaluate(e, tmp_path)
+    asked = questions.load(e.data, "eval")
+    again = experiment(rubrics__source="cache", rubrics__path=str(tmp_path / "guidance_eval.jsonl"))
+    assert questions.guidance(again, asked) == questions.guidance(e, asked) != questions.guidance(MEASURED, asked)
+
+
 def test_a_split_of_which_no_question_fits_is_an_error_with_the_reasons(one_device, tmp_path):
     with pytest.raises(
         ValueError, match="none of the 16 questions of split 'eval' can be asked: {'prompt too long': 16}"

@@ -278,8 +278,8 @@ def test_what_a_control_made_is_read_again_as_a_cache(control, tmp_path):
     path = str(tmp_path / "guidance.jsonl")
     for seed in (1, 0):  # what an earlier try left is replaced
         perturbed = experiment(rubrics__source="ground_truth", rubrics__control=control, seed=seed)
-        questions.keep_perturbed(perturbed, path)
-    asked = questions.load(perturbed.data, perturbed.data.split)
+        asked = questions.load(perturbed.data, perturbed.data.split)
+        questions.keep_perturbed(perturbed, asked, questions.guidance(perturbed, asked), path)
     again = experiment(rubrics__source="cache", rubrics__path=path)
     assert questions.guidance(again, asked) == questions.guidance(perturbed, asked)
     assert json.loads((tmp_path / "guidance.jsonl").read_text().splitlines()[0])["generator"].startswith(

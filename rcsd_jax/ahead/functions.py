@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,12 +24,13 @@ class Vocabulary(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What is compiled for: an experiment with its decoder, on a mesh."""
+    """What is compiled for: an experiment with its decoder, on a mesh; and that of a separate teacher."""
 
     experiment: config.Experiment
     transformer: lm.Transformer
     vocabulary: Vocabulary
     mesh: Mesh
+    teacher: lm.Transformer | None = None
 
 
 class Function(NamedTuple):
@@ -59,27 +61,31 @@ QWEN3_SIZES = {  # width, layers, heads, mlp_width, tied
 
 
 def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
-    """The decoder that ``config.model`` names; of the published Qwen3 sizes, without a look at the hub."""
+    """The decoders that the config names; of the published Qwen3 sizes, without a look at the hub."""
+    transformer, vocabulary = _declared(experiment.model)
+    teacher = None
     if experiment.older_weights.kind == "separate":
-        raise ValueError("config.teacher.weights.kind is 'separate': a dry run does not know two models, try 'base'")
-    model = experiment.model
+        teacher, _ = _declared(models.separate_teacher(experiment))
+    return Subject(experiment, transformer, vocabulary, mesh, teacher)
+
+
+def _declared(model: config.Model) -> tuple[lm.Transformer, Vocabulary]:
     size = model.source.removeprefix("Qwen/Qwen3-")
     if model.source == size or size not in QWEN3_SIZES:
         transformer, tokenizer = models.declared(model)
-        return Subject(experiment, transformer, Vocabulary(*(getattr(tokenizer, x) for x in Vocabulary._fields)), mesh)
+        return transformer, Vocabulary(*(getattr(tokenizer, x) for x in Vocabulary._fields))
     width, layers, heads, mlp_width, tied = QWEN3_SIZES[size]
     sizes = {"width": width, "layers": layers, "heads": heads, "mlp_width": mlp_width, "tied": tied}
     architecture = lm.Architecture(family="qwen3", qk_norm=True, **QWEN3, **sizes)
     lora = model.lora if model.trainable == "lora" else None
-    return Subject(experiment, lm.Transformer(architecture, model.compute, lora), QWEN3_VOCABULARY, mesh)
+    return lm.Transformer(architecture, model.compute, lora), QWEN3_VOCABULARY
 
 
 def functions(s: Subject) -> list[Function]:
     """The functions of a run in the order in which a step calls them, each for the longest prompts."""
     e, state = s.experiment, abstract_state(s)
-    saved = Function(
-        "checkpoint", checkpoint.fingerprints, (jax.tree.leaves(models.learned(state)),), 1 / e.train.checkpoint_every
-    )
+    learned = models.learned(state, has_separate_teacher=s.teacher is not None)
+    saved = Function("checkpoint", checkpoint.fingerprints, (jax.tree.leaves(learned),), 1 / e.train.checkpoint_every)
     if e.objective == "sft":
         return [Function("train_step", train_step(s), (state, _text(s))), saved]
     rollout, each = _rollout(s), 1 / e.train.updates_per_rollout
@@ -100,7 +106,7 @@ def functions(s: Subject) -> list[Function]:
     batch = _scored(s, rollout)
     if e.objective in learning.TAUGHT:
         score = learning.make_score_step(
-            s.transformer, e.older_weights, micro_batches=e.train.micro_batches, mesh=s.mesh
+            s.teacher or s.transformer, e.older_weights, micro_batches=e.train.micro_batches, mesh=s.mesh
         )
         prompts = _prompts(s, e.prompts.teacher_lengths[-1], e.train.samples if e.teacher.solutions == "sibling" else 1)
         given = ScoredBatch(rollout, batch.weight_BC)
@@ -121,6 +127,7 @@ def train_step(s: Subject) -> Callable[..., Any]:
         optimizer=e.optimizer,
         teacher=e.older_weights,
         mesh=s.mesh,
+        teacher_architecture=s.teacher.architecture if s.teacher else None,
     )
 
 
@@ -130,7 +137,12 @@ def abstract_state(s: Subject) -> TrainState:
     how: dict[str, Any] = {"trainable": e.model.trainable, "optimizer": e.optimizer, "teacher": e.older_weights}
     variables = jax.eval_shape(functools.partial(lm.init, s.transformer), jax.random.key(0))
     state = jax.eval_shape(functools.partial(learning.init_state, s.transformer, **how), variables)
-    return placed(state, learning.state_shardings(s.transformer, s.mesh, **how))
+    layout = learning.state_shardings(s.transformer, s.mesh, **how)
+    if s.teacher is not None:
+        variables = jax.eval_shape(functools.partial(lm.init, s.teacher), jax.random.key(0))
+        state = dataclasses.replace(state, teacher=variables["params"])
+        layout = dataclasses.replace(layout, teacher=sharding.shardings(lm.axes(s.teacher), s.mesh)["params"])
+    return placed(state, layout)
 
 
 def placed(abstract: Tree, layout: Tree) -> Tree:
@@ -205,7 +217,7 @@ def _rollout(s: Subject) -> Rollout:
 
 def _scored(s: Subject, rollout: Rollout) -> ScoredBatch:
     e, (B, C) = s.experiment, rollout.completion_BC.shape
-    width = s.transformer.architecture.width * (2 if e.older_weights.kind == "trust_region" else 1)
+    width = (s.teacher or s.transformer).architecture.width * (2 if e.older_weights.kind == "trust_region" else 1)
     width *= 3 if e.divergence.purify else 1
     logps = _logp_weights(e)
     return ScoredBatch(
