@@ -207,11 +207,12 @@ class Collector:
         """The batch with what the teacher has made of it with all of its prompts."""
         if len(looks) == 1:
             return looks[0]
-        hidden = [look.teacher_hidden_BCD for look in looks]
+        hidden = [look.teacher_hidden_BCD for look in looks if look.teacher_hidden_BCD is not None]
         if self._experiment.divergence.purify is not None:
             combined_BCD = jnp.concatenate(hidden, axis=-1)
         else:
-            combined_BCD = _away_from(*hidden, self._experiment.teacher.contrast)
+            guided_BCD, wrong_BCD = hidden
+            combined_BCD = _away_from(guided_BCD, wrong_BCD, self._experiment.teacher.contrast)
         return dataclasses.replace(looks[0], teacher_hidden_BCD=combined_BCD)
 
     def _sibling_prompts(
