@@ -2,7 +2,7 @@
 
     python -m rcsd_jax.sweep --config=configs/comparison.py --workdir=runs/comparison
 
-Cost: 72 cells. From the quickstart's record, with about a minute a cell and five for each base model, an hour and a
+Cost: 75 cells. From the quickstart's record, with about a minute a cell and five for each base model, an hour and a
 half on 2 otherwise idle CPU cores; not recorded yet. The same command on more machines that share the folder divides
 the cells. Numbers to expect: those of the quickstart for the methods that are there too.
 
@@ -68,6 +68,10 @@ def _relatives():
             "RCSD less what another question's rubric does",
             {"rubrics": GROUND_TRUTH, "teacher": {"contrast": 0.5}},
         ),
+        "purified": (
+            "RCSD with a purified target: less what the rubric says without the question",
+            {"rubrics": GROUND_TRUTH, "divergence": {"purify": 2.0}},
+        ),
         "distill_sampled": (
             "RCSD on the sampled tokens only, as a policy gradient",
             {"rubrics": GROUND_TRUTH, "objective": "distill_sampled"},
@@ -91,7 +95,4 @@ def _method(description, values):
 
 
 def _control(name, what):
-    values = {"rubrics": {**GROUND_TRUTH, "control": name}}
-    if name == "generic":  # long, and in words that this world does not have: the base model cannot read it
-        values["prompts"] = {"teacher_lengths": (344,)}
-    return _method(f"control: RCSD with {what}", values)
+    return _method(f"control: RCSD with {what}", {"rubrics": {**GROUND_TRUTH, "control": name}})

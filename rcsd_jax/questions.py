@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -59,13 +60,20 @@ def guidance(experiment: config.Experiment, problems: Sequence[Problem]) -> dict
         asked = {problem.id: rubrics.prompts.question_text(problem) for problem in problems}
         found = {id: by_question[text] for id, text in asked.items() if text in by_question}
     elif source == "generic":
-        found = rubrics.CONTROLS["generic"].apply({problem.id: None for problem in problems}, experiment.seed)
+        found = _perturbed(experiment, "generic", {problem.id: None for problem in problems})
     else:
         return {}
     control = experiment.rubrics.control
     if control == "as_is":
         return found
-    return rubrics.CONTROLS[control].apply(found, experiment.seed, **_strength(experiment.rubrics))
+    return _perturbed(experiment, control, found)
+
+
+def _perturbed(experiment: config.Experiment, control: str, found: Mapping[str, Rubric | None]) -> dict[str, Rubric]:
+    settings: dict[str, Any] = _strength(experiment.rubrics) if control == experiment.rubrics.control else {}
+    if control == "generic" and experiment.data.source == "science":
+        settings["rubric"] = data.science.GENERIC  # in words that a model of this world can read
+    return rubrics.CONTROLS[control].apply(found, experiment.seed, **settings)
 
 
 def keep_perturbed(

@@ -234,6 +234,24 @@ def test_time_is_that_of_the_tightest_bound():
     assert finding.total_seconds(V5E) == 3.0
 
 
+PREFETCH = """
+HloModule m, entry_computation_layout={()->f32[]}
+
+ENTRY %main (a: f32[8,16], b: f32[4]) -> f32[2,16] {
+  %a = f32[8,16]{1,0:T(8,128)} parameter(0)
+  %b = f32[4]{0:T(128)} parameter(1)
+  %s = ((f32[8,16]{1,0:T(8,128)}), f32[2,16]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:2], [0:16]}
+  %c = (f32[4]{0:T(128)S(1)}, f32[4]{0:T(128)}, u32[]{:S(2)}) copy-start(%b)
+  %d = f32[4]{0:T(128)S(1)} copy-done(%c)
+  ROOT %e = f32[2,16]{1,0:T(8,128)S(1)} slice-done(%s)
+}
+"""
+
+
+def test_what_is_fetched_ahead_into_scratch_memory_is_read_once():
+    assert ahead.Program(PREFETCH).cost().bytes == 4 * (2 * 16 + 4)
+
+
 def test_without_a_compiler_or_with_an_unknown_name_a_topology_is_refused():
     with pytest.raises(ValueError, match="topology 'v99:1x1' cannot be compiled for.*requirements-tpu.txt"):
         dry_run.devices_of("v99:1x1")

@@ -11,7 +11,7 @@ import pytest
 from tiny_pipeline import experiment
 
 from rcsd_jax import collector as collector_file
-from rcsd_jax import config, learning, lm, models, questions, rollout, rubrics, sharding
+from rcsd_jax import config, data, learning, lm, models, questions, rollout, rubrics, sharding
 from rcsd_jax.collector import Collector
 from rcsd_jax.learning import TeacherConfig
 from rcsd_jax.types import Rubric
@@ -271,6 +271,16 @@ def test_a_perturbed_rubric_is_seeded_set_by_the_config_and_described():
         assert line.startswith(f"ground_truth, {control}: ") and f" {weak}, seed 0)" in line
         assert guided(control=control, **{key: strong})[0] == harsh
     assert questions.describe(experiment()) == "ground_truth"
+
+
+def test_the_generic_rubric_is_in_words_that_the_data_have():
+    in_world = data.science.GENERIC
+    assert {c.title for c in in_world.criteria} == {c.title for c in PROBLEMS[0].rubric.criteria}
+    assert set(questions.guidance(experiment(rubrics__control="generic"), PROBLEMS).values()) == {in_world}
+    assert set(questions.guidance(experiment(rubrics__source="generic"), PROBLEMS).values()) == {in_world}
+    elsewhere = experiment(rubrics__source="generic", data__source="jsonl", data__path="unread")
+    [general] = set(questions.guidance(elsewhere, PROBLEMS).values())
+    assert general == rubrics.controls.GENERIC
 
 
 @pytest.mark.parametrize("control", rubrics.CONTROLS)

@@ -52,7 +52,7 @@ def runs(monkeypatch):
 
 def test_every_seed_has_its_own_base_and_the_same_questions():
     cells = {cell.folder: cell for cell in sweep.read_cells(comparison.get_config(), "w")}
-    assert len(cells) == 72
+    assert len(cells) == 75
     for seed in (0, 1, 2):
         cell = cells[f"w/seed_{seed}/rcsd_learned"]
         assert cell.part.experiment.model.source == f"w/seed_{seed}/base/model"

@@ -44,10 +44,15 @@ class Instruction:
     def bytes(self) -> float:
         """In main memory: what lies in a chip's scratch memory, S(1), costs nothing here."""
         return sum(
-            WIDTH.get(found[1], 0) * math.prod(_dims(found))
-            for found in ARRAY.finditer(self.type)
+            size
+            for size, found in zip(self.arrays, ARRAY.finditer(self.type), strict=True)
             if not re.search(r"S\([1-9]", found[3] or "")
         )
+
+    @property
+    def arrays(self) -> list[float]:
+        """Bytes of each array of the result, wherever it lies."""
+        return [WIDTH.get(found[1], 0) * math.prod(_dims(found)) for found in ARRAY.finditer(self.type)]
 
     @property
     def inner(self) -> list[str]:
@@ -200,6 +205,10 @@ class Program:
         """Bytes that an instruction reads and writes; of a slice, those of the slice."""
         if x.opcode in ("dynamic-slice", "gather", "slice"):
             return 2 * x.bytes
+        if x.opcode == "copy-start":
+            return x.bytes  # its type names source and destination
+        if x.opcode == "slice-start":  # (operand, slice, ...): into scratch memory, or it would have no need to start
+            return x.arrays[1]
         if x.opcode in ("dynamic-update-slice", "scatter"):
             return 2 * lines[x.operands[1]].bytes if x.operands[1] in lines else x.bytes
         operands = [lines[name] for name in x.operands if name in lines]

@@ -6,6 +6,7 @@ of the method, ``pretraining_examples`` is what a base model learns first, ``che
 ground-truth rubric of its problem, and ``build_tokenizer`` makes a tokenizer with one token a word or number.
 """
 
+from rcsd_jax.data.science.criteria import GENERIC
 from rcsd_jax.data.science.noise import NoiseConfig
 from rcsd_jax.data.science.pretraining import KINDS, PretrainingConfig, PretrainingExample, pretraining_examples
 from rcsd_jax.data.science.rationale import CORRUPTIONS, rationales
@@ -25,6 +26,7 @@ __all__ = [
     "CHAT_TEMPLATE",
     "CORRUPTIONS",
     "EOS",
+    "GENERIC",
     "KINDS",
     "PAD",
     "TEMPLATES",

@@ -11,6 +11,18 @@ from rcsd_jax.types import Criterion, Rubric
 
 FLAWS = ("wrong_operation", "wrong_unit")
 
+# Fits every question, in the titles that the world's rubrics have: what they say without a word about the question.
+GENERIC = Rubric(
+    (
+        Criterion("Formula", "uses the formula of the question", 9),
+        Criterion("First step", "finds the first step", 6),
+        Criterion("Last step", "takes the last step last", 5),
+        Criterion("Unit", "answers in the unit of the question", 4),
+        Criterion("Pitfall", "wrongly uses another formula", -1),
+    ),
+    origin="generic",
+)
+
 Met = Callable[[list[str]], bool]
 
 
