@@ -147,14 +147,14 @@ class Program:
                 for called in x.inner:
                     self._add(called, times, turns, cost, found)
             elif _kind(x) in COLLECTIVES:
-                self._communicate(x, lines, times, found)
+                self._communicate(x, lines, times, found, is_fused=False)
             elif x.opcode not in FREE and not x.opcode.endswith("-done"):
                 flops = self._flops(x, lines)
                 for called in self._below(x.inner) if x.opcode == "fusion" else ():
                     for y in self.computations[called].values():
                         flops += self._flops(y, self.computations[called])
                         if _kind(y) in COLLECTIVES:
-                            self._communicate(y, self.computations[called], times, found)
+                            self._communicate(y, self.computations[called], times, found, is_fused=True)
                 cost.roof.append((times * flops, times * self._moved(x, lines)))
 
     def _below(self, names: Sequence[str]) -> Iterator[str]:
@@ -178,15 +178,18 @@ class Program:
         )
         return float(limits[0]) if simple and len(limits) == 1 else None
 
-    def _communicate(self, x: Instruction, lines: dict[str, Instruction], times: float, found: dict) -> None:
+    def _communicate(
+        self, x: Instruction, lines: dict[str, Instruction], times: float, found: dict, *, is_fused: bool
+    ) -> None:
         channel = re.search(r"channel_id=(\d+)", x.attributes)
+        operation = re.search(r'op_name="([^"]*)"', x.attributes)
         # What is fused with computation appears in several pieces, each with the whole result: one channel, one send.
-        key = (channel[1] if channel else x.name, times)
+        # By itself an instruction is known by its name: all those of a shard_map may have the same channel.
+        key = (channel[1] if channel and is_fused else x.name, times)
         whole = [lines[name] for name in x.operands if name in lines] if _kind(x) == "reduce-scatter" else [x]
         types = [ARRAY.finditer(y.type) for y in whole]
         sizes = [WIDTH.get(a[1], 0) * math.prod(_dims(a)) for arrays in types for a in arrays]
         size = max(sizes, default=0) if x.opcode.endswith("-start") else sum(sizes)
-        operation = re.search(r'op_name="([^"]*)"', x.attributes)
         before = found.get(key)
         if before is None or before.bytes < size:
             found[key] = Collective(_kind(x), size, _group(x.attributes), times, operation[1] if operation else "")

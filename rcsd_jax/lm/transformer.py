@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rcsd_jax import sharding
 from rcsd_jax.lm.architecture import Architecture, Compute, LoraConfig
 from rcsd_jax.lm.attention import attend, rope_frequencies, rotate
-from rcsd_jax.lm.weights import Linear, Norm, Table
+from rcsd_jax.lm.weights import Linear, Norm, Table, project
 from rcsd_jax.types import Array, Tree
 
 # Logical axes of what goes from layer to layer: rows stay on their devices, and weights are gathered for them.
@@ -60,13 +60,17 @@ class Block(nn.Module):
         a = self.architecture
         B, T, _ = x_BTD.shape
         h_BTD = self.input_norm(x_BTD)
-        q_BTNH = self.q_proj(h_BTD).reshape(B, T, a.heads, a.head_width)
-        k_BTKH = self.k_proj(h_BTD).reshape(B, T, a.kv_heads, a.head_width)
-        v_BTKH = self.v_proj(h_BTD).reshape(B, T, a.kv_heads, a.head_width)
+        q, k, v = self._projected(h_BTD, self.q_proj, self.k_proj, self.v_proj)
+        q_BTNH = q.reshape(B, T, a.heads, a.head_width)
+        k_BTKH, v_BTKH = (x.reshape(B, T, a.kv_heads, a.head_width) for x in (k, v))
         if a.qk_norm:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
         frequencies = rope_frequencies(a)
         return rotate(q_BTNH, positions_BT, frequencies), rotate(k_BTKH, positions_BT, frequencies), v_BTKH
+
+    def _projected(self, x_BTD: Array, *linears: Linear) -> list[Array]:
+        # Few rows of decoding gain nothing: there is no backward pass, and the fused kernel would be copied every step.
+        return project(x_BTD, *linears) if self.stream == ROWS else [linear(x_BTD) for linear in linears]
 
     def finish(self, x_BTD: Array, attended_BTNH: Array) -> Array:
         """The rest of the layer: output projection, residual, MLP, residual."""
@@ -74,7 +78,8 @@ class Block(nn.Module):
         attended_BTX = sharding.constrain(attended_BTNH.reshape(B, T, -1), *self.stream[:2], "heads")
         x_BTD = x_BTD + self.o_proj(attended_BTX)
         h_BTD = self.post_attention_norm(x_BTD)
-        x_BTD = x_BTD + self.down_proj(nn.silu(self.gate_proj(h_BTD)) * self.up_proj(h_BTD))
+        gate_BTF, up_BTF = self._projected(h_BTD, self.gate_proj, self.up_proj)
+        x_BTD = x_BTD + self.down_proj(nn.silu(gate_BTF) * up_BTF)
         return sharding.constrain(x_BTD, *self.stream)
 
     def __call__(self, x_BTD: Array, positions_BT: Array, segments_BT: Array) -> tuple[Array, None]:
