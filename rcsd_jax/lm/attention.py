@@ -71,8 +71,8 @@ def attention(
 def choose(wanted: str, platform: str, sizes: kernels.Sizes, capability: float = 0.0) -> str:
     """Who computes an attention: "plain", "splash" or "cudnn".
 
-    "auto" takes the kernel of the platform where it can do it, and "plain" elsewhere; also on a GPU where a prefix is so
-    long that repeating its part costs more than the kernel gains.
+    "auto" takes the kernel of the platform where it can do it, and "plain" elsewhere; also on a GPU where a prefix is
+    so long that computing it for every row costs more than the kernel gains.
 
     Args:
       wanted: ``Compute.attention``.

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention as pallas_splash
 
 from rcsd_jax import sharding
@@ -172,21 +171,22 @@ def _block(*lengths: int) -> int | None:
     return next((block for block in BLOCKS if not any(length % block for length in lengths)), None)
 
 
-@functools.cache
-def _splash_kernel(queries: int, keys: int, heads: int, block: int, interpret: bool) -> Callable[..., Array]:
+def _splash_kernel(queries: int, keys: int, heads: int, block: int, interpret: bool) -> Callable[..., Any]:
     """The kernel of one row, of the last ``queries`` of so many columns."""
-    mask = pallas_splash.CausalMask((queries, keys), offset=keys - queries)
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
-    with jax.ensure_compile_time_eval():
-        kernel = pallas_splash.make_splash_mha(
-            pallas_splash.MultiHeadMask([mask] * heads),
-            block_sizes=pallas_splash.BlockSizes(**{f"block_{name}": block for name in names}),
-            head_shards=1,
-            q_seq_shards=1,
-            interpret=interpret,
-        )
-        # Which blocks to compute, as constants that belong to no device.
-        return jax.tree.map(np.asarray, kernel)
+    sizes: dict[str, Any] = {f"block_{name}": block for name in names}
+    return pallas_splash.make_splash_mha(
+        pallas_splash.MultiHeadMask([_mask(queries, keys)] * heads),
+        block_sizes=pallas_splash.BlockSizes(**sizes),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+
+
+@functools.cache  # jax's own caches know a kernel by the function of its mask
+def _mask(queries: int, keys: int) -> pallas_splash.Mask:
+    return pallas_splash.CausalMask((queries, keys), offset=keys - queries)
 
 
 def _after(prefix: tuple[Array, ...], k_BTKH: Array, v_BTKH: Array, valid_BT: Array) -> tuple[Array, Array, Array]:
