@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rcsd_jax import sharding
 from rcsd_jax.lm.architecture import Architecture, Compute, LoraConfig
-from rcsd_jax.lm.attention import attend, rope_frequencies, rotate
+from rcsd_jax.lm.attention import attention, rope_frequencies, rotate
 from rcsd_jax.lm.weights import Linear, Norm, Table, project
 from rcsd_jax.types import Array, Tree
 
@@ -85,7 +85,7 @@ class Block(nn.Module):
     def __call__(self, x_BTD: Array, positions_BT: Array, segments_BT: Array) -> tuple[Array, None]:
         """One layer over whole rows; the None is for ``nn.scan``."""
         q, k, v = self.project_qkv(x_BTD, positions_BT)
-        return self.finish(x_BTD, attend(q, k, v, segments_BT)), None
+        return self.finish(x_BTD, attention(self._attention, q, k, v, segments_BT)), None
 
     def with_prefix(
         self, x: tuple[Array, Array], positions: tuple[Array, Array], valid: tuple[Array, Array]
@@ -94,9 +94,13 @@ class Block(nn.Module):
         (x_GPD, x_BCD), (positions_GP, positions_BC), (valid_GP, valid_BC) = x, positions, valid
         q, k, v = self.project_qkv(x_GPD, positions_GP)
         q_own, k_own, v_own = self.project_qkv(x_BCD, positions_BC)
-        x_GPD = self.finish(x_GPD, attend(q, k, v, valid_GP))
-        x_BCD = self.finish(x_BCD, attend(q_own, k_own, v_own, valid_BC, prefix=(k, v, valid_GP)))
-        return (x_GPD, x_BCD), None
+        x_GPD = self.finish(x_GPD, attention(self._attention, q, k, v, valid_GP))
+        own = attention(self._attention, q_own, k_own, v_own, valid_BC, prefix=(k, v, valid_GP))
+        return (x_GPD, self.finish(x_BCD, own)), None
+
+    @property
+    def _attention(self) -> str:
+        return "plain" if self.is_initializing() else self.compute.attention  # weights are made with a row of one token
 
 
 class Transformer(nn.Module):
