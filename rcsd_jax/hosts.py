@@ -72,7 +72,7 @@ def join() -> None:
 
 def _on_tpu() -> bool:
     """Jax has looked for TPU chips on the PCI bus; /dev/vfio/0 would also be any card that is passed to a guest."""
-    return "tpu" in (jax.config.jax_platforms or "")
+    return "tpu" in (jax.config.jax_platforms or "")  # type: ignore[missing-attribute]
 
 
 def is_first() -> bool:

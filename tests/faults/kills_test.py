@@ -30,7 +30,7 @@ def end(process):
 
 
 def kill_and_compare(kind, folder, kills):
-    """Kills runs of ``kind`` so often, at instants up to the time that a whole one takes, and compares each that ends."""
+    """Kills runs of ``kind`` so often, at instants up to the time of a whole one, and compares each that ends."""
     began = time.monotonic()
     end(killed.started(kind, folder / "whole"))
     seconds, whole = time.monotonic() - began, bits(folder / "whole")
