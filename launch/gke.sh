@@ -6,7 +6,8 @@
 #   bash launch/gke.sh image        # builds launch/Dockerfile and pushes it
 #
 #   export ACCELERATOR=tpu-v5-lite-podslice TOPOLOGY=8x8        # and CHIPS of a host, 4 unless set
-#   bash launch/gke.sh jobset train --config=configs/rcsd.py --workdir=gs://my-bucket/runs/rcsd
+#   bash launch/gke.sh jobset train --config=configs/rcsd.py --workdir=gs://my-bucket/runs/rcsd \
+#       --config.train.micro_batches=1 --config.mesh.tensor=2     # for 64 devices, see launch/README.md
 #   CLUSTER=c TYPE=v5litepod-64 bash launch/gke.sh xpk train --config=...
 #   CLUSTER=c LOCATION=us-west4 TYPE=v5litepod-64 bash launch/gke.sh gcluster train --config=...
 #

@@ -5,7 +5,8 @@
 #   export NAME=rcsd ZONE=us-west4-a TYPE=v5litepod-64 BUCKET=gs://my-bucket/rcsd
 #   bash launch/tpu_vm.sh create       # MODE=spot (so by default), queued or on-demand
 #   bash launch/tpu_vm.sh setup        # the commit you are on and its packages, on every host
-#   bash launch/tpu_vm.sh run python -m rcsd_jax.train --config=configs/rcsd.py --workdir=$BUCKET/runs/rcsd
+#   bash launch/tpu_vm.sh run python -m rcsd_jax.train --config=configs/rcsd.py --workdir=$BUCKET/runs/rcsd \
+#       --config.train.micro_batches=1 --config.mesh.tensor=2     # for 64 devices, see launch/README.md
 #   bash launch/tpu_vm.sh status
 #   bash launch/tpu_vm.sh logs         # of host 0 (HOST=3: of host 3), and what follows
 #   bash launch/tpu_vm.sh stop         # saves and leaves

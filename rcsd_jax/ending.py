@@ -1,13 +1,15 @@
 """How a run ends before its work is done: it was asked to, or it hangs.
 
 Asked by SIGTERM or SIGINT it saves and leaves with 85, which launchers take for "run me again"; asked by a file STOP in
-its folder, with 0. Of several hosts all leave at the same point, whichever was asked. What hangs shows the stacks of
-all its threads and leaves with 134, the code of an abort.
+its folder, with 0. Of several hosts all leave at the same point, whichever was asked. While nothing is unsaved, as
+before the first step and in the last measurement, it leaves at once, also out of a compilation. What hangs shows the
+stacks of all its threads and leaves with 134, the code of an abort.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import faulthandler
 import itertools
 import os
@@ -16,6 +18,7 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import jax
 from absl import logging
@@ -29,10 +32,18 @@ PREEMPTED, ABORTED = 85, 134
 # compiling in them.
 _LATE, _SECONDS, _WARM = 10, 1800.0, 3
 _LOOK_SECONDS = 5.0  # between two looks for the file STOP
+_LISTEN_SECONDS = 1.0  # between two looks whether the run was asked to end while it compiles
+_LEAVE_SECONDS = 5.0  # for a way out that closes files, before the way out that does not
+# Where jax's preemption service tells all hosts that one of them was asked. Should it have another name one day, hosts
+# leave only between steps.
+_NOTICE = "RECEIVED_PREEMPTION_NOTICE"
 _STDERR = 2  # whatever sys.stderr has become, as in a notebook
 
 _signalled = threading.Event()
+_ears: list[int] = []  # where the number of a signal can be read while the main thread is in a compilation
 _open: list[Pulse] = []  # the loops that look whether to end
+_AT_ONCE = "asked to end, and nothing is unsaved; the same command goes on"
+_pulses = itertools.count()  # each has one vote of the hosts on leaving at once
 _points = itertools.count(1)  # where all hosts are asked whether to end: equally often on each
 
 
@@ -51,23 +62,51 @@ def listen() -> None:
     """
     faulthandler.enable(_STDERR)  # stacks also where the runtime aborts, as it does when another host is gone
     if not jax.distributed.is_initialized():
+        ear, mouth = os.pipe()
+        for end in (ear, mouth):
+            os.set_blocking(end, False)
+        _ears[:] = [ear]
+        signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _take)
 
 
 def _take(number: int, frame: object) -> None:
     del frame
-    if not _open:  # nothing is under way that could be saved
+    if not any(pulse.is_unsaved for pulse in _open):
+        print(_AT_ONCE, file=sys.stderr, flush=True)
         sys.exit(PREEMPTED)
     _signalled.set()
     signal.signal(number, signal.SIG_DFL)
     print("asked to end: saving after this step; once more ends at once", file=sys.stderr, flush=True)
 
 
+def _was_asked() -> bool:
+    """Whether a signal has come, as a thread can know it."""
+    if jax.distributed.is_initialized():
+        return hosts.posted(_NOTICE)
+    try:
+        return bool(_ears and os.read(_ears[0], 100))
+    except BlockingIOError:
+        return False
+
+
 def lost_host(error: BaseException) -> bool:
     """Whether this is how one host learns that another is gone: a computation of both that cannot go on."""
     is_of_runtime = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
     return is_of_runtime and jax.process_count() > 1
+
+
+@contextlib.contextmanager
+def unwatched() -> Iterator[None]:
+    """For what has timeouts of its own and may take longer than any step, such as a download: no pulse is late."""
+    for pulse in _open:
+        pulse.rest(True)
+    try:
+        yield
+    finally:
+        for pulse in _open:
+            pulse.rest(False)
 
 
 class Pulse:
@@ -82,13 +121,17 @@ class Pulse:
         self._seconds = float(os.environ.get("RCSD_HANG_SECONDS", _SECONDS))
         self._paces: collections.deque[float] = collections.deque(maxlen=50)
         self._beat, self._last = threading.Condition(), time.monotonic()
-        self._open = True
+        self._open, self._is_resting = True, False
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self.is_unsaved, self._deciding, self._number = False, threading.Lock(), next(_pulses)
+        self._closed = threading.Event()
+        self._ear = threading.Thread(target=self._listen, name="ear", daemon=True)
 
     def __enter__(self) -> Pulse:
         _open.append(self)
         self._last = time.monotonic()
         self._thread.start()
+        self._ear.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -96,7 +139,20 @@ class Pulse:
         with self._beat:
             self._open = False
             self._beat.notify()
+        self._closed.set()
         self._thread.join()
+        self._ear.join(_LEAVE_SECONDS)  # it may wait for a host that is gone
+
+    def rest(self, is_resting: bool) -> None:
+        """Whether no pulse is expected, see ``unwatched``."""
+        with self._beat:
+            self._is_resting, self._last = is_resting, time.monotonic()
+            self._beat.notify()
+
+    def owes(self, something: bool = True) -> None:
+        """Whether from now on an end at once would lose work. All hosts must call it at the same points."""
+        with self._deciding:
+            self.is_unsaved = something
 
     def __call__(self) -> bool:
         """A step is done; whether to end now, the same on every host. All hosts must call it equally often."""
@@ -117,7 +173,8 @@ class Pulse:
 
     def ended(self, what: str) -> Ended:
         """To be raised once everything is saved. ``what`` says how far the run is: "step 12 is saved"."""
-        _signalled.clear()  # who catches it may begin another run
+        _signalled.clear()  # who catches it may begin another run, which was not asked
+        _was_asked()
         if hosts.from_first(self._stop.exists):
             return Ended(f"{what}; {self._stop} was there: remove it, the same command goes on", 0)
         return Ended(f"{what}; the same command goes on", PREEMPTED)
@@ -133,11 +190,32 @@ class Pulse:
         with self._beat:
             while self._open:
                 left = self._last + self.patience - time.monotonic()
-                if left > 0:
-                    self._beat.wait(left)
+                if self._is_resting or left > 0:
+                    self._beat.wait(None if self._is_resting else left)
                     continue
                 logging.error(
                     "no step has ended for %.0f s, the stacks follow; the same command goes on", self.patience
                 )
                 faulthandler.dump_traceback(_STDERR, all_threads=True)
                 os._exit(ABORTED)
+
+    def _listen(self) -> None:
+        while not self._closed.wait(_LISTEN_SECONDS):
+            if _was_asked():
+                with self._deciding:
+                    self._leave_if_free()
+                return
+
+    def _leave_if_free(self) -> None:
+        if jax.distributed.is_initialized():
+            name = f"leave/{self._number}"
+            code = hosts.verdict(name, not self.is_unsaved, lambda: 0 if self._stop.exists() else PREEMPTED)
+        elif self.is_unsaved or self._closed.wait(_LEAVE_SECONDS):  # else the main thread is where no signal reaches it
+            return
+        else:
+            code = PREEMPTED
+        if code is None:
+            return
+        if hosts.is_first():
+            print(_AT_ONCE, file=sys.stderr, flush=True)
+        os._exit(code)

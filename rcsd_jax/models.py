@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rcsd_jax import checkpoint, config, data, learning, lm, sharding
+from rcsd_jax import checkpoint, config, data, ending, hosts, learning, lm, sharding
 from rcsd_jax.randomness import key_for
 from rcsd_jax.types import TrainState, Tree
 
@@ -62,6 +62,9 @@ def load(model: config.Model, seed: int, mesh: Mesh) -> LanguageModel:
     lora = model.lora if model.trainable == "lora" else None
     key = key_for(seed, "init")
     if model.source != "science":
+        with ending.unwatched():  # a first download takes its time, and not the same on all hosts
+            lm.fetch(model.source)
+            hosts.exchange(model.source, hosts.DAY)
         loaded = LanguageModel(*lm.load(model.source, model.compute, lora=lora, mesh=mesh, key=key))
         _check_finite(model.source, loaded.variables)
         return loaded

@@ -84,7 +84,16 @@ def claimed(folder: epath.Path) -> Iterator[None]:
       hosts.HostError: some hosts do not see what host 0 writes there.
     """
     with contextlib.ExitStack() as stack:
-        run = hosts.from_first(lambda: stack.enter_context(_locked(folder)))
+
+        def lock() -> tuple[str, bool]:
+            try:
+                return stack.enter_context(_locked(folder)), True
+            except Taken as error:  # the same on every host, so that all can turn to something else
+                return str(error), False
+
+        run, is_ours = hosts.from_first(lock)
+        if not is_ours:
+            raise Taken(run)
         sees = hosts.is_first() or _comes_to_see(folder, run)
         blind = [str(host) for host, seen in enumerate(hosts.exchange(sees)) if not seen]
         if blind:

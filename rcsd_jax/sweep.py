@@ -7,6 +7,8 @@ The config is that of a pipeline and its ``seeds``. Every part with every seed i
 
 A finished cell is not run again, a killed one continues. The same command on several machines that share the folder
 divides the cells: each takes the next one that no other holds (its workdir has a lock) and that finds what it reads.
+Several hosts of one run, as on a pod, go through the cells together and count for one machine. A cell that fails ends
+such a run, for its hosts may have failed in different places: mend it, or leave its part out of ``config.order``.
 """
 
 from __future__ import annotations

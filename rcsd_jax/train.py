@@ -136,6 +136,7 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
 
             measure(start, state)  # also where the run was killed after a save and before this
             state = _loop(e, source, step_function, state, start, report, save, measure, pulse)
+    pulse.owes(False)
     # 4. The model for others to load, what all this was, and how good the model is.
     if not hosts.from_first((folder / "model" / "config.json").exists):  # or it was killed after that
         lm.export(os.fspath(folder / "model"), transformer, state.variables, tokenizer)
@@ -189,6 +190,7 @@ def _loop(
         batch, look = source.batch(state, step)
         state, numbers = step_function(state, batch)
         report(step + 1, look, numbers)
+        pulse.owes()
         # Checkpoints lie between rollouts.
         is_asked = (step + 1) % e.train.updates_per_rollout == 0 and pulse()
         if (step + 1) % e.train.checkpoint_every == 0 or step + 1 == e.train.steps or is_asked:

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from configs import rcsd
+from rcsd_jax import ahead, config, sharding
+
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"), ROOT / ".ci" / "run"])
@@ -70,6 +73,35 @@ def test_everything_that_is_sourced_copied_or_named_is_there():
             assert (ROOT / name).exists(), f"{path.name} names {name}"
         for module in re.findall(r"python -m rcsd_jax\.([a-z_]+)", path.read_text(), re.MULTILINE):
             assert (ROOT / "rcsd_jax" / f"{module}.py").exists(), f"{path.name} names rcsd_jax.{module}"
+
+
+def flags_of_training(text):
+    """The --config.key=value of every complete command in it that trains configs/rcsd.py."""
+    whole = re.sub(r"\\\n(# +)?", " ", text)
+    commands = re.findall(r"train --config=configs/rcsd\.py.*", whole)
+    return [dict(re.findall(r"--config\.([\w.]+)=([^\s\"`|]+)", command)) for command in commands]
+
+
+def test_what_is_given_as_an_example_divides_over_its_devices():
+    readme = (LAUNCH / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) \|.*\| `(--config\.[^`]+)` \|$", readme, re.MULTILINE)
+    examples = [(int(devices), dict(re.findall(r"--config\.([\w.]+)=(\S+)", flags))) for devices, flags in rows]
+    assert [devices for devices, _ in examples] == [8, 16, 32, 64, 128, 256]
+    files = {"README.md": 64, "tpu_vm.sh": 64, "gke.sh": 64, "slurm.sbatch": 32, "gce_mig.md": 128}
+    for name, devices in files.items():
+        examples.append((devices, flags_of_training((LAUNCH / name).read_text())[-1]))
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    examples.append((16, *flags_of_training(task["envs"]["COMMAND"])))
+    for devices, flags in examples:
+        raw = rcsd.get_config()
+        raw.update_from_flattened_dict({"data.path": "x", "rubrics.path": "x"})
+        raw.update_from_flattened_dict({key: int(value) for key, value in flags.items() if value.isdigit()})
+        e = config.read(raw)
+        wanted = [e.mesh.data, e.mesh.fsdp, e.mesh.tensor]
+        wanted[1] = devices // (wanted[0] * wanted[2])
+        sizes = ahead.subject(e, None).transformer.architecture.sizes
+        rows = [e.train.questions // e.train.micro_batches]
+        assert sharding.working(wanted, devices, rows=rows, sizes=sizes)[0] == tuple(wanted), (devices, flags)
 
 
 # Kubernetes

@@ -10,7 +10,7 @@ from rcsd_jax.lm.architecture import Architecture, Compute, Llama3Rope, LoraConf
 from rcsd_jax.lm.attention import attend
 from rcsd_jax.lm.config_json import read_architecture
 from rcsd_jax.lm.continuous import ContinuousSampler
-from rcsd_jax.lm.huggingface import check_weights, declared, export, load
+from rcsd_jax.lm.huggingface import check_weights, declared, export, fetch, load
 from rcsd_jax.lm.lora import merge
 from rcsd_jax.lm.sampler import Sampler, cache_lengths, sample
 from rcsd_jax.lm.sampling import SamplingConfig
@@ -36,6 +36,7 @@ __all__ = [
     "check_weights",
     "declared",
     "export",
+    "fetch",
     "head_VD",
     "hidden_of_completion",
     "init",

@@ -24,6 +24,15 @@ from rcsd_jax.types import Array, Tree
 LAST = "config.json"  # a model is there when this is: readers look for it first
 
 
+def fetch(source: str | Path) -> None:
+    """Downloads what ``load`` reads, where ``source`` is on the hub or in a bucket and not here yet.
+
+    Raises:
+      ValueError: neither a folder nor a hub id, or the hub does not give it.
+    """
+    hub.fetch(source, hub.CONFIG_PATTERNS + hub.TOKENIZER_PATTERNS + hub.WEIGHT_PATTERNS)
+
+
 def load(
     source: str | Path,
     compute: Compute,

@@ -93,12 +93,48 @@ def test_a_pod_that_is_asked_to_end_and_then_killed_ends_with_the_very_bits_of_o
     assert len(json.loads((run / "env.json").read_text())["earlier"]) == 2
 
 
-def test_what_four_processes_began_one_ends_on_another_mesh(whole, tmp_path):
-    run, mesh = tmp_path / "run", [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor")]
-    with pod(4, [*TRAIN, f"--workdir={run}", *mesh], tmp_path, port=next(ports)) as running:
+@pytest.fixture(scope="module")
+def four_then_one(tmp_path_factory):
+    """A run that four processes began and one has ended."""
+    folder = tmp_path_factory.mktemp("four_then_one")
+    run, mesh = folder / "run", [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor")]
+    with pod(4, [*TRAIN, f"--workdir={run}", *mesh], folder, port=next(ports)) as running:
         wait_for(lambda: steps(run) >= 2, running)
         os.kill(running[3].process.pid, signal.SIGTERM)
         assert [each.wait() for each in running] == [85] * 4, [each.says()[-2000:] for each in running]
-    with started([[*PYTHON, *TRAIN, f"--workdir={run}"]], tmp_path, devices=8) as [one]:
+    with started([[*PYTHON, *TRAIN, f"--workdir={run}"]], folder, devices=8) as [one]:
         assert one.wait() == 0, one.says()[-3000:]
-    close(numbers(run), numbers(whole))
+    return run
+
+
+def test_what_four_processes_began_one_ends_on_another_mesh(whole, four_then_one):
+    close(numbers(four_then_one), numbers(whole))
+
+
+@pytest.mark.parametrize(
+    "hops",
+    [
+        pytest.param(((4, 1, "1 2 2"), (2, 2, "2 1 2")), id="1x8 to 4x1 to 2x2"),
+        pytest.param(
+            ((8, 1, "1 8 1"), (2, 4, "2 2 2"), (1, 1, "1 1 1"), (4, 2, "1 4 2")),
+            id="1x8 to 8x1 to 2x4 to 1x1 to 4x2",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_whatever_processes_restore_it_the_state_is_the_same_and_so_are_the_next_batches(four_then_one, tmp_path, hops):
+    """Each hop (processes, devices of each, mesh) restores what the one before has saved, and saves it again."""
+    before, batches = four_then_one, []
+    program = ROOT / "tests" / "faults" / "restored.py"
+    for at, (processes, devices, mesh) in enumerate(hops):
+        copy = tmp_path / str(at)
+        command = [program, before, *mesh.split(), copy]
+        with pod(processes, command, tmp_path, port=next(ports), devices=devices) as running:
+            assert [each.wait() for each in running] == [0] * processes, [each.says()[-2000:] for each in running]
+            told = [json.loads(each.says().splitlines()[-1]) for each in running]
+        assert all(each == told[0] for each in told)
+        assert told[0]["leaves"] == fingerprints(four_then_one)[1] == fingerprints(copy)[1]
+        batches.append(told[0]["batches"])
+        before = copy
+    assert len(set(map(json.dumps, batches[0]))) == len(batches[0]) > 1, "batches differ from step to step"
+    assert all(each == batches[0] for each in batches)

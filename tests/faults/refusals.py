@@ -5,6 +5,7 @@ python refusals.py FOLDER      # FOLDER/shared is there for all, FOLDER/disk_0 f
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -14,8 +15,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import tiny_pod
+from etils import epath
 
-from rcsd_jax import checkpoint, config, hosts, preflight, sharding
+from rcsd_jax import checkpoint, config, ending, hosts, preflight, sharding
 from rcsd_jax.workdir import Workdir
 
 folder = Path(sys.argv[1])
@@ -74,6 +76,19 @@ def one_is_silent(me):
     return hosts.exchange(me, seconds=1 if me == 0 else 60)
 
 
+def taken(me):
+    """By another run, which host 0 alone notices."""
+    where = epath.Path(folder / "shared" / "taken")
+    with contextlib.ExitStack() as other:
+        if me == 0:
+            other.enter_context(preflight._locked(where))
+        hosts.exchange("taken")
+        try:
+            hold(where)
+        except preflight.Taken as error:
+            return str(error)
+
+
 def alike(me):
     asked = []
     found = hosts.divided(lambda items: asked.extend(items) or [[10 * k, float("inf")] for k in items], range(5))
@@ -101,20 +116,36 @@ def damaged(me):
     return f"step {restored.step}, {same}, {sorted(path.name for path in where.iterdir())}"
 
 
+def leave(me):
+    """Asked to end while one host has something to save; then once more, in what no signal reaches."""
+    stop = epath.Path(folder / "STOP")
+    with ending.Pulse(stop) as pulse:
+        if me == 0:
+            pulse.owes()
+        print("asks", flush=True)
+        while not pulse():
+            time.sleep(0.2)
+    print("saves", flush=True)
+    with ending.Pulse(stop):
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+
 def main():
     hosts.join()
+    ending.listen()
     me = jax.process_index()
     own = folder / f"disk_{me}"
     own.mkdir()
     (own / "questions.jsonl").write_text(f'{{"id": {me}}}\n')
     os.chdir(own)
     cases = another_config, another_version, other_data, disks_of_their_own, first_fails, one_is_silent, one_fails
-    for case in (*cases, alike, damaged):
+    for case in (*cases, taken, alike, damaged):
         try:
             told = case(me)
         except ValueError as error:
             told = str(error)
         print(json.dumps({case.__name__: told}), flush=True)
+    leave(me)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 
 import pytest
-from processes import PYTHON, ROOT, pod, started
+from processes import PYTHON, ROOT, pod, started, wait_for
 from tiny_pipeline import experiment
 
-from rcsd_jax import config, ending, hosts, preflight, questions
+from rcsd_jax import config, ending, hosts, models, preflight, questions, sharding
 from rcsd_jax.workdir import Workdir
 
 
@@ -20,7 +21,11 @@ def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refusals")
     program = str(ROOT / "tests" / "faults" / "refusals.py")
     with pod(2, [program, folder], folder, port=30_000 + os.getpid() % 2_000, devices=1) as running:
-        assert [each.wait() for each in running] == [0, 0], [each.says()[-3000:] for each in running]
+        wait_for(lambda: all("asks" in each.says() for each in running), running)
+        os.kill(running[1].process.pid, signal.SIGTERM)
+        assert [each.wait() for each in running] == [85, 85], [each.says()[-3000:] for each in running]
+        assert all("saves" in each.says() for each in running), "both, although only one of them had something to save"
+        assert "asked to end, and nothing is unsaved" in running[0].says()
         lines = [line for each in running for line in each.says().splitlines() if line.startswith("{")]
     both = {}
     for line in map(json.loads, lines):
@@ -51,6 +56,11 @@ def test_every_host_is_told_which_one_differs_and_in_what(told, case, says):
 
 def test_hosts_that_wait_for_one_that_failed_are_told_why(told):
     assert sorted(told["one_fails"]) == [f"host 1 ({NAME}) the disk is gone", "it is me"]
+
+
+def test_a_folder_that_another_run_has_is_so_for_every_host(told):
+    for text in told["taken"]:
+        assert "in use by process" in text
 
 
 def test_hosts_that_are_alike_go_on(told):
@@ -137,6 +147,9 @@ def waits_for_ever():
     time.sleep(600)
 with ending.Pulse(epath.Path("/nowhere/STOP")) as pulse:
     pulse()
+    with ending.unwatched():
+        time.sleep(1)
+    print("downloaded", flush=True)
     waits_for_ever()
 """
 
@@ -145,7 +158,53 @@ def test_what_hangs_shows_the_stacks_of_all_threads_and_ends(tmp_path):
     with started([[*PYTHON, "-c", HANGS]], tmp_path, RCSD_HANG_SECONDS="0.2") as [one]:
         assert one.wait() == ending.ABORTED
         assert "no step has ended for 0 s" in one.says()
+        assert "downloaded" in one.says(), "what has timeouts of its own may take longer"
         assert "in waits_for_ever" in one.says() and one.says().lower().count("thread 0x") >= 2
+
+
+COMPILES = """
+import hashlib
+from etils import epath
+from rcsd_jax import ending
+ending._LISTEN_SECONDS = ending._LEAVE_SECONDS = 0.1
+ending.listen()
+with ending.Pulse(epath.Path("/nowhere/STOP")):
+    print("compiles", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+
+
+def test_where_nothing_is_unsaved_a_signal_ends_also_what_python_cannot_interrupt(tmp_path):
+    with started([[*PYTHON, "-c", COMPILES]], tmp_path) as [one]:
+        wait_for(lambda: "compiles" in one.says(), [one])
+        one.process.send_signal(signal.SIGTERM)
+        assert one.wait() == ending.PREEMPTED
+        assert "asked to end, and nothing is unsaved; the same command goes on" in one.says()
+
+
+def test_no_pulse_is_late_while_weights_are_fetched(tmp_path, monkeypatch):
+    def fetch(source):
+        assert source == "some/model" and pulse._is_resting
+        raise ValueError("fetched")
+
+    monkeypatch.setattr(models.lm, "fetch", fetch)
+    with ending.Pulse(preflight.epath.Path(tmp_path / "STOP")) as pulse:
+        with pytest.raises(ValueError, match="fetched"):
+            models.load(config.Model(source="some/model"), 0, sharding.make_mesh())
+        assert not pulse._is_resting
+
+
+@pytest.mark.parametrize(("platforms", "joins"), [("tpu,cpu", True), (None, False), ("cpu", False), ("cuda", False)])
+def test_a_host_of_a_tpu_is_one_where_jax_has_found_chips(monkeypatch, platforms, joins):
+    joined = []
+    monkeypatch.setattr(hosts.jax.distributed, "initialize", lambda **timeouts: joined.append(timeouts))
+    before = hosts.jax.config.jax_platforms
+    try:
+        hosts.jax.config.update("jax_platforms", platforms)
+        hosts.join()
+    finally:
+        hosts.jax.config.update("jax_platforms", before)
+    assert bool(joined) == joins
 
 
 def test_a_pulse_is_late_after_ten_times_the_median_and_no_sooner_than_its_floor(tmp_path, monkeypatch):

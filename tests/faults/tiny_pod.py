@@ -5,6 +5,20 @@ import tiny_pipeline
 KINDS = {
     "sft": {"objective": "sft", "train.steps": 30, "train.checkpoint_every": 3},
     "everything": {"objective": "distill_grpo", "evaluation.splits": ("eval",), "evaluation.limit": 6},
+    "grpo": {
+        "objective": "grpo",
+        "rubrics.source": "none",
+        "train.steps": 6,
+        "train.samples": 4,
+        "train.updates_per_rollout": 2,
+        "policy.kl_coefficient": 0.001,
+        "policy.importance_cap": 2.0,
+    },
+    "generator": {"task": "rubric", "data.split": "rubric", "teacher.context": ("reference",), "train.steps": 6},
+    **{
+        kind: {"teacher.weights.kind": kind, "train.steps": 6}
+        for kind in ("base", "live", "ema", "snapshot", "trust_region")
+    },
     "rubrics": {"task": "rubric", "data.split": "rubric", "data.limit": 6, "rubrics.retries": 0},
 }
 
