@@ -45,7 +45,7 @@ def terminal_table(comparison: Comparison) -> str:
         (
             *lines,
             rule,
-            "± half a 95% interval (of several seeds: over them too);  * the interval of the difference excludes 0",
+            "± half a 95% interval, over seeds too if several;  * the interval of the difference excludes 0",
         )
     )
 
