@@ -95,7 +95,7 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
             return False
         return True
 
-    turns = _Turns(collector, experiment.train)
+    turns = Turns(collector, experiment.train)
 
     def batch(state: TrainState, step: int) -> tuple[Tree, Callable[[], Numbers]]:
         given, collected, age = turns(state, step)
@@ -142,7 +142,7 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
     return Source(batch, facts, meta)
 
 
-class _Turns:
+class Turns:
     """When rollouts are sampled and scored, and which of them a step learns from; see ``config.Train``.
 
     A rollout that is sampled ahead is given to the devices before the step that donates its weights, and before the

@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import signal
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,166 +16,125 @@ from config_test import errors_of
 from grpo_train_test import GRPO
 from judged_train_test import verdict
 from loopback_judge import LoopbackJudge
+from policy_test import loss_and_gradient, rows_of
 from tiny_pipeline import experiment
-from train_test import Killed, kill_at, last_state, meddle, numbers
+from train_test import meddle, numbers
 
-from rcsd_jax import config, ending, learning, lm, metrics, models, questions, sharding, train
+from rcsd_jax import compilations, config, ending, learning, lm, metrics, models, questions, sharding, sources, train
 from rcsd_jax.collector import Collector
 from rcsd_jax.types import PromptBatch, Rollout, ScoredBatch, TrainState
 
-LONG = {
-    "train__steps": 7,
-    "train__checkpoint_every": 3,
+AHEAD = {
     "train__staleness": 1,
     "divergence__importance": "prefix",
     "divergence__importance_cap": 2.0,
-    "optimizer__learning_rate": 0.01,
-    "optimizer__schedule": "constant",
-    "optimizer__warmup_steps": 0,
-    "evaluation__splits": (),
-    "data__limit": 20,
 }
-RUNS = {
-    "synchronous": {"train__steps": 4, "train__staleness": 0},
-    "a step ahead": {},
-    "two updates": {
-        "objective": "distill_sampled",
-        "divergence__importance_cap": None,
-        "train__updates_per_rollout": 2,
-        "train__checkpoint_every": 4,
-        "train__steps": 6,
-        "train__completion_lengths": (4, 12),
-    },
+E = experiment(
+    **AHEAD,
+    train__steps=7,
+    train__checkpoint_every=3,
+    train__completion_lengths=(4, 12),
+    optimizer__learning_rate=0.01,
+    optimizer__schedule="constant",
+    optimizer__warmup_steps=0,
+    evaluation__splits=(),
+    data__limit=20,
+)
+# Changes of the loop, and how old the samples of each step are.
+LOOPS = {
+    "synchronous": ({"staleness": 0}, [0] * 7),
+    "a step ahead": ({}, [0, 1, 1, 0, 1, 1, 0]),
+    "several updates": ({"updates_per_rollout": 2, "checkpoint_every": 4, "steps": 8}, [0, 1, 1, 2, 0, 1, 1, 2]),
 }
-AGES = {"a step ahead": [0, 1, 1, 0, 1, 1, 0], "two updates": [0, 1, 1, 2, 0, 1]}
 
 
-def run_of(name):
-    return experiment(**{**LONG, **RUNS[name]})
+class Parts(NamedTuple):
+    """What a run is made of, compiled once for all loops."""
+
+    collector: Collector
+    learn: Callable
+    first: Callable
+    mesh: Any
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The folder of a run that nobody disturbed, by name."""
-    folder = tmp_path_factory.mktemp("whole")
-
-    def folder_of(name):
-        if not (folder / name).exists():
-            train.train(run_of(name), folder / name)
-        return folder / name
-
-    return folder_of
-
-
-def one_after_the_other(e):
-    """(state, metrics of every step) of a run that copies its weights, and begins nothing before the last is done."""
-    mesh = sharding.make_mesh(e.mesh)
+def parts():
+    mesh = sharding.make_mesh(E.mesh, jax.devices()[:1])
     with jax.set_mesh(mesh):
-        model = models.of(e, mesh)
-        problems = questions.load(e.data, e.data.split)
-        collector = Collector(e, model, problems, questions.guidance(e, problems), mesh)
+        model = models.of(E, mesh)
+        problems = questions.load(E.data, E.data.split)
+        collector = Collector(E, model, problems, questions.guidance(E, problems), mesh)
         learn = learning.make_train_step(
             model.transformer,
-            learning.OBJECTIVES[e.objective],
-            e.loss,
+            learning.OBJECTIVES[E.objective],
+            E.loss,
             vocab_limit=model.tokenizer.vocab_limit,
-            optimizer=e.optimizer,
-            teacher=e.older_weights,
+            optimizer=E.optimizer,
+            teacher=E.older_weights,
             mesh=mesh,
         )
-        state, before, rows = models.initial_state(e, model, mesh), None, []
-        for step in range(e.train.steps):
-            now = jax.tree.map(jnp.copy, state)
-            if step % e.train.updates_per_rollout == 0:
-                is_fresh = step % e.train.checkpoint_every == 0 or not e.train.staleness
-                begun = collector.begin(now if is_fresh else before, step // e.train.updates_per_rollout)
-                batch = jax.block_until_ready(collector.finish(now, jax.block_until_ready(begun)).batch)
-            state, found = jax.block_until_ready(learn(state, batch))
+        first = models.initial_state(E, model, mesh)
+        return Parts(collector, learn, lambda: jax.tree.map(jnp.copy, first), mesh)
+
+
+def one_after_the_other(parts, loop):
+    """The state before every step and its metrics: weights are copied, and nothing begins before the last is done."""
+    state, states, rows = parts.first(), [], []
+    with jax.set_mesh(parts.mesh):
+        for step in range(loop.steps):
+            states.append(jax.tree.map(jnp.copy, state))
+            if step % loop.updates_per_rollout == 0:
+                is_fresh = step % loop.checkpoint_every == 0 or not loop.staleness
+                begun = parts.collector.begin(states[-1 if is_fresh else -2], step // loop.updates_per_rollout)
+                batch = jax.block_until_ready(parts.collector.finish(states[-1], jax.block_until_ready(begun)).batch)
+            state, found = jax.block_until_ready(parts.learn(state, batch))
             rows.append({name: float(value) for name, value in found.items()})
-            before = now
-        return state, rows
+        return [*states, state], rows
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_rollout_is_of_the_weights_before_the_last_step_and_behind_a_checkpoint_of_those_of_now(
-    name, whole, one_device
+def in_turns(parts, loop, state, start=0):
+    """(state, metrics, ages) of a run from a state on, which nobody waits for."""
+    rows, ages, turns = [], [], sources.Turns(parts.collector, loop)
+    with jax.set_mesh(parts.mesh):
+        for step in range(start, loop.steps):
+            batch, _, age = turns(state, step)
+            state, found = parts.learn(state, batch)
+            rows, ages = [*rows, found], [*ages, age]
+    return state, [{name: float(value) for name, value in row.items()} for row in rows], ages
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_rollout_is_of_the_weights_before_the_last_step_and_behind_a_checkpoint_of_those_of_now(name, parts):
+    changes, expected = LOOPS[name]
+    loop = dataclasses.replace(E.train, **changes)
+    states, rows = one_after_the_other(parts, loop)
+    state, ours, ages = in_turns(parts, loop, parts.first())
+    assert ours == rows and ages == expected
+    jax.tree.map(np.testing.assert_array_equal, state, states[-1])
+    for row, age in zip(rows, ages, strict=True):
+        assert (row["sampler_gap"] > 1e-3) == (abs(row["prefix_importance"] - 1) > 1e-4) == (age > 0)
+    for start in range(0, loop.steps, loop.checkpoint_every):  # killed, and begun again with what is saved there
+        state, ours, _ = in_turns(parts, loop, jax.tree.map(jnp.copy, states[start]), start)
+        assert ours == rows[start:]
+        jax.tree.map(np.testing.assert_array_equal, state, states[-1])
+
+
+def test_a_judge_is_asked_while_the_devices_learn_and_sample_and_a_run_ends_at_a_checkpoint(
+    one_device, tmp_path, monkeypatch
 ):
-    e, folder = run_of(name), whole(name)
-    state, rows = one_after_the_other(e)
-    _, (step, saved, _) = last_state(e, folder)
-    assert step == e.train.steps
-    jax.tree.map(np.testing.assert_array_equal, saved, models.learned(state))
-    ours = numbers(folder)
-    assert [{key: row[key] for key in found} for row, found in zip(ours, rows, strict=True)] == rows
-    if name == "synchronous":
-        assert not any("staleness" in row for row in ours)
-        return
-    assert [row["staleness"] for row in ours] == AGES[name]
-    gap = "policy_gap" if name == "two updates" else "sampler_gap"
-    assert all((row[gap] > 1e-3) == (row["staleness"] > 0) for row in ours), "older weights think otherwise"
-
-
-def test_metrics_say_what_older_samples_count_for_and_nothing_is_compiled_twice(whole, one_device):
-    folder = whole("a step ahead")
-    for row in numbers(folder):
-        assert (abs(row["prefix_importance"] - 1) > 1e-4) == (row["staleness"] > 0) and row["prefix_importance"] <= 2
-    ledger = json.loads((folder / "compilations.json").read_text())
-    assert [line["name"] for line in ledger] == ["sample", "score", "train_step"]
-
-
-def test_a_killed_run_continues_to_the_very_bits_of_one_that_was_not(whole, one_device, tmp_path, monkeypatch):
-    e = run_of("a step ahead")
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        kill_at(patched, 4)
-        train.train(e, tmp_path)
-    assert len(numbers(tmp_path)) == 4, "one more than the checkpoint, and the next rollout was under way"
-    train.train(e, tmp_path)
-    same(tmp_path, whole("a step ahead"))
-
-
-def same(folder, other):
-    assert numbers(folder) == numbers(other)
-    weights = [(path / "model" / "model.safetensors").read_bytes() for path in (folder, other)]
-    assert weights[0] == weights[1]
-    texts = [[path.read_text() for path in sorted((path / "trajectories").glob("*"))] for path in (folder, other)]
-    assert texts[0] == texts[1] and texts[0]
-
-
-def test_a_run_that_is_asked_to_end_goes_on_to_its_next_checkpoint(whole, one_device, tmp_path, monkeypatch):
-    e = run_of("a step ahead")
-
-    def ask(step, batch, look):
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return batch, look
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        ending.listen()
-        with monkeypatch.context() as patched, pytest.raises(ending.Ended, match="step 6 is saved"):
-            meddle(patched, ask)
-            train.train(e, tmp_path)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    train.train(e, tmp_path)
-    same(tmp_path, whole("a step ahead"))
-
-
-def test_a_judge_is_asked_while_the_devices_learn_and_sample(one_device, tmp_path, monkeypatch):
-    """No reply comes before the devices are done with the rollout that is sampled ahead and with the step before."""
-    events, sampled, learned = [], [], []
+    """No verdict comes before the devices are done with the rollout that is sampled ahead and with the step before."""
+    events, sampled, learned, compiled = [], [], [], len(compilations.ledger())
+    begin, make, write = Collector.begin, learning.make_train_step, metrics.MetricsWriter.write
 
     def note(event):
         if events[-1:] != [event]:
             events.append(event)
 
-    begin, make, write = Collector.begin, learning.make_train_step, metrics.MetricsWriter.write
-
     def spied_begin(self, state, t):
         note(f"sample {t}")
-        sampled.append(begin(self, state, t).rollout)
-        return begin(self, state, t)
+        begun = begin(self, state, t)
+        sampled.append(begun.rollout)
+        return begun
 
     def spied_make(*arguments, **options):
         step = make(*arguments, **options)
@@ -193,15 +153,22 @@ def test_a_judge_is_asked_while_the_devices_learn_and_sample(one_device, tmp_pat
 
     def answer(prompt, n):
         jax.block_until_ready((sampled, learned))
-        note(f"judge {len(learned)}, devices done with rollout {len(sampled) - 1}")
+        note(f"judge {len(learned)}, rollout {len(sampled) - 1} is sampled")
         return verdict(prompt, n)
+
+    def ask_to_end(step, batch, look):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch, look
 
     monkeypatch.setattr(Collector, "begin", spied_begin)
     monkeypatch.setattr(learning, "make_train_step", spied_make)
     monkeypatch.setattr(metrics.MetricsWriter, "write", spied_write)
-    with LoopbackJudge(answer) as server:
+    meddle(monkeypatch, ask_to_end)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with LoopbackJudge(answer) as server, pytest.raises(ending.Ended, match="step 4 is saved"):
         e = experiment(
-            **{**GRPO, "train__updates_per_rollout": 1, "train__steps": 4, "train__checkpoint_every": 4},
+            **{**GRPO, "train__updates_per_rollout": 1, "train__steps": 8, "train__checkpoint_every": 4},
             train__staleness=1,
             reward__kind="rubric",
             reward__judge="endpoint",
@@ -211,17 +178,24 @@ def test_a_judge_is_asked_while_the_devices_learn_and_sample(one_device, tmp_pat
             reward__endpoint__retries=0,
             reward__endpoint__cache=str(tmp_path / "judgements.jsonl"),
         )
-        train.train(e, tmp_path / "run")
+        try:
+            ending.listen()
+            train.train(e, tmp_path / "run")
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
     assert events == [
-        *("sample 0", "sample 1", "judge 0, devices done with rollout 1", "learn 0"),
-        *("sample 2", "judge 1, devices done with rollout 2", "learn 1", "read 0"),
-        *("sample 3", "judge 2, devices done with rollout 3", "learn 2", "read 1"),
-        *("judge 3, devices done with rollout 3", "learn 3", "read 2", "read 3"),
+        *("sample 0", "sample 1", "judge 0, rollout 1 is sampled", "learn 0"),
+        *("sample 2", "judge 1, rollout 2 is sampled", "learn 1", "read 0"),
+        *("sample 3", "judge 2, rollout 3 is sampled", "learn 2", "read 1"),
+        *("judge 3, rollout 3 is sampled", "learn 3", "read 2", "read 3"),
     ]
     rows = numbers(tmp_path / "run")
     assert [row["staleness"] for row in rows] == [0, 1, 1, 1]
-    assert abs(rows[0]["importance"] - 1) < 1e-3 < abs(rows[1]["importance"] - 1), "that of the sampler's weights"
+    assert abs(rows[0]["importance"] - 1) < 1e-3 < abs(rows[1]["importance"] - 1), "of the weights that have sampled"
     assert all(abs(row["ratio"] - 1) < 1e-4 for row in rows), "the clips are about the weights of now"
+    names = [line.name for line in compilations.ledger()[compiled:]]
+    assert names == ["sample", "logp", "logp", "train_step"], "nothing is compiled twice"
 
 
 # The correction, on all completions of three tokens
@@ -298,21 +272,18 @@ def test_weighted_with_their_prefixes_older_samples_give_the_gradient_of_new_one
         assert distance(gradient(objective, older, loss(1e9, "prefix")), wanted) < 1e-5
 
 
-@pytest.mark.parametrize("objective", ["grpo", "distill_sampled"])
-def test_the_ratio_gives_a_token_of_older_weights_the_gradient_of_a_new_one(objective):
-    then, now, _ = weights()
-    new, older = batch_of(now, 1), batch_of(then, 1)
-    if objective == "distill_sampled":
-        new, older = (dataclasses.replace(batch, advantage_B=None) for batch in (new, older))
-    wide = learning.PolicyConfig(clip_low=1.0, clip_high=1e9, importance_cap=1e9)
-    loss = learning.LossConfig(policy=wide)
-    wanted = gradient(objective, new, loss)
-    assert distance(gradient(objective, older, loss), wanted) < 1e-5
-    taken_for_new = dataclasses.replace(older, rollout=new.rollout)
-    assert distance(gradient(objective, taken_for_new, loss), wanted) > 0.1
-    if objective == "grpo":  # clipped about the weights of now
-        decoupled = dataclasses.replace(older, old_logp_BC=logp_of(now, older.rollout))
-        assert distance(gradient(objective, decoupled, loss), wanted) < 1e-5
+def test_the_ratio_gives_a_token_of_older_weights_the_gradient_of_a_new_one():
+    p_then, p_now = np.array([0.6, 0.3, 0.1]), np.array([0.2, 0.3, 0.5])
+    advantage, tokens, logits = np.array([1.0, -2.0, 0.5]), np.arange(3), np.log([p_now] * 3)
+    wanted = (p_now * advantage) @ (p_now - np.eye(3))  # the mean of -A grad log p over samples of now
+    wide = learning.PolicyConfig(clip_low=1.0, clip_high=1e9)
+    sampled = jnp.asarray(p_then, jnp.float32)  # each token as often as the older weights sample it
+    for then, correction in ((p_then, None), (p_now, p_now / p_then)):  # the ratio, or clipped about the weights of now
+        rows = rows_of(tokens, advantage, np.log(then), correction=correction)
+        gradient_UV = loss_and_gradient(logits, rows, wide, weight_U=sampled)[1]
+        np.testing.assert_allclose(gradient_UV.sum(axis=0), wanted, atol=1e-6)
+    taken_for_new = loss_and_gradient(logits, rows_of(tokens, advantage, np.log(p_now)), wide, weight_U=sampled)[1]
+    assert np.abs(taken_for_new.sum(axis=0) - wanted).max() > 0.1
 
 
 # The door
