@@ -49,8 +49,8 @@ class DivergenceConfig:
       importance_cap: weighs each token by what the student makes of it now over what the sampler did, at the sampling
         temperature, at most by this (SDPO: 2): completions of older weights count for what they still are. None: by 1.
       importance: what it makes of the "token" itself (SDPO), or of the "prefix", all tokens before it. The divergence
-        does not depend on the token that was drawn, so the former has the mean 1 whatever weights have sampled; but for
-        the cap, only the latter gives the mean that samples of the weights of now would have.
+        does not depend on the token that was drawn, so the former has the mean 1 whatever weights have sampled; only
+        the latter gives the mean that samples of now would have (but for the cap, and for top-k and the like).
       reduction: "token" divides by the counted tokens of the global batch, "sequence" (the formula of the RCSD paper)
         by its completions, so that long ones weigh more.
       chunk_tokens: tokens whose logits exist at one time, on all devices; None chooses from a memory budget.
