@@ -21,32 +21,47 @@ def bits(folder):
     return made
 
 
-def end(process):
-    """Waits until it is done."""
+def lines(folder):
+    """How many steps, or rubrics, are written down."""
+    path = next((path for name in ("metrics.jsonl", "rubrics.jsonl") if (path := folder / name).exists()), None)
+    return path.read_bytes().count(b"\n") if path else 0
+
+
+def end(kind, folder):
+    """The run goes on until it is done."""
+    process = killed.started(kind, folder)
     process.join(SECONDS)
     code = process.exitcode
     process.kill()
-    assert code == 0, f"exit code {code}; its words are above"
+    assert code == 0, f"no end within {SECONDS} s" if code is None else f"exit code {code}, its words are above"
+
+
+def kill(kind, folder, instants, seconds):
+    """Starts the run and kills it some lines further on and some time after; whether it was done before that."""
+    process, until = killed.started(kind, folder), lines(folder) + instants.randint(0, 2)
+    while process.exitcode is None and lines(folder) < until:
+        time.sleep(0.01)
+    process.join(instants.uniform(0, seconds / 4))
+    is_done = process.exitcode == 0
+    process.kill()
+    process.join(SECONDS)
+    return is_done
 
 
 def kill_and_compare(kind, folder, kills):
-    """Kills runs of ``kind`` so often, at instants up to the time of a whole one, and compares each that ends."""
+    """Kills runs of ``kind`` so often, and compares each that ends with one that nobody killed."""
     began = time.monotonic()
-    end(killed.started(kind, folder / "whole"))
+    end(kind, folder / "whole")
     seconds, whole = time.monotonic() - began, bits(folder / "whole")
-    instants, tried, number = random.Random(kind), 0, 0
-    while tried < kills:
+    instants, tried, number = random.Random(kind), [], 0
+    while len(tried) < kills:
         run, number, is_done = folder / str(number), number + 1, False
-        while tried < kills and not is_done:
-            process = killed.started(kind, run)
-            process.join(instants.uniform(0.1, 0.9) * seconds)
-            is_done = process.exitcode == 0
-            tried += not is_done
-            process.kill()
-            process.join(SECONDS)
-        end(killed.started(kind, run))
+        while len(tried) < kills and not is_done:
+            is_done = kill(kind, run, instants, seconds)
+            tried += [] if is_done else [lines(run)]
+        end(kind, run)
         assert bits(run) == whole
-    print(f"{kind}: {tried} kills, {number} runs compared")
+    print(f"{kind}: killed with {tried} lines written, {number} runs compared")
     return whole
 
 
