@@ -151,6 +151,25 @@ def test_a_model_with_a_named_kernel_is_initialised_and_refused_where_it_cannot_
         jax.eval_shape(transformer.apply, variables, *[jnp.zeros((1, 128), jnp.int32)] * 3)
 
 
+CALL = """
+HloModule m, entry_computation_layout={()->f32[]}
+
+ENTRY %main (q: bf16[2,8,16]) -> bf16[2,8,16] {
+  %q = bf16[2,8,16]{2,1,0} parameter(0)
+  ROOT %mha_dq_x.1 = bf16[2,8,16] custom-call(%q), custom_call_target="tpu_custom_call", attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q_dkv\\": 512}"
+}}, metadata={op_name="jit(f)/SCOPE/mha_dq_x/pallas_call"}
+}
+"""
+
+
+def test_the_work_inside_of_a_kernel_is_read_from_its_scope_and_told_to_be_missing_where_there_is_none():
+    cost = ahead.Program(CALL.replace("SCOPE", kernels.scope(1000.0))).cost()
+    assert (cost.flops, cost.bytes, cost.unread) == (3000.0, 2 * 2 * 8 * 16 * 2, set())
+    cost = ahead.Program(CALL).cost()
+    assert (cost.flops, cost.unread) == (0.0, {"mha_dq_x.1"})
+
+
 def step_on(topology):
     """A train step with lengths that splash takes, on eight devices of a TPU slice that is not here."""
     raw = config.default()
