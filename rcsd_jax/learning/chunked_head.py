@@ -172,12 +172,18 @@ def _in_blocks(loss: Callable, dtype: jnp.dtype, arguments: tuple) -> tuple[Tree
         sums, dlogits_UV = jax.value_and_grad(loss, has_aux=True)(*block)
         return sums, dlogits_UV.astype(dtype)
 
+    def as_bits(block: tuple) -> tuple[Tree, Array]:
+        sums, dlogits_UV = of_rows(block)
+        return sums, jax.lax.bitcast_convert_type(dlogits_UV, bits)
+
     U, V = arguments[0].shape
     size = 1 << max(0, (BLOCK_BYTES // (4 * V)).bit_length() - 1)
     if sharding.platform() != "cpu" or U % size or size >= U or jax.sharding.get_abstract_mesh().size > 1:
         return of_rows(arguments)
-    sums, dlogits_XUV = jax.lax.map(of_rows, jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), arguments))
-    return _total(sums), dlogits_XUV.reshape(U, V)
+    # XLA:CPU updates a bfloat16 array by way of a float32 copy of all of it, at every block; one of integers in place.
+    bits = jnp.uint16 if dtype == jnp.bfloat16 else jnp.uint32
+    sums, bits_XUV = jax.lax.map(as_bits, jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), arguments))
+    return _total(sums), jax.lax.bitcast_convert_type(bits_XUV.reshape(U, V), dtype)
 
 
 def _outer_products(left_UV: Array, right_UD: Array) -> Array:
