@@ -82,7 +82,7 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
     transformer, tokenizer = model.transformer, model.tokenizer
     source = sources.of(e, model, mesh)
     hosts.agree(dataclasses.asdict(source.meta))
-    if "rubrics" in source.facts:
+    if "rubrics" in source.facts and e.rubrics.control != "as_is":
         problems = questions.load(e.data, e.data.split)
         guidance = questions.guidance(e, problems)
         hosts.from_first(lambda: questions.keep_perturbed(e, problems, guidance, folder / "guidance.jsonl"))

@@ -59,7 +59,7 @@ def test_kernels_over_a_shared_prefix_give_the_plain_numbers_and_gradients_on_a_
 
 
 def test_splash_over_packed_rows_gives_the_plain_numbers_and_gradients():
-    T = 256  # two blocks: one of them no query of the first sees
+    T = 384  # three blocks: two of them no query of the first sees
     segments_BT = jnp.stack([jnp.arange(T) // 60 + 1, jnp.where(jnp.arange(T) < 200, 1, 0)])
     assert_plain_numbers([SPLASH], *rows(2, T, heads=2, kv_heads=1), segments_BT)
 

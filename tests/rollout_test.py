@@ -247,8 +247,11 @@ def test_a_purified_teacher_reads_question_and_context_together_and_each_alone(m
     ]
     with jax.set_mesh(MESH):
         state = models.initial_state(e, model, MESH)
-        _, _, question_BCD = jnp.split(scored.teacher_hidden_BCD, 3, axis=-1)
-        np.testing.assert_allclose(question_BCD, hidden(model.transformer, state.variables, scored), atol=1e-5)
+        looks = jnp.split(scored.teacher_hidden_BCD, 3, axis=-1)
+        for prompts, look_BCD in zip(placed[1:4], looks, strict=True):
+            batch = rollout.place_prompts(prompts, e.prompts.teacher_lengths, model.tokenizer.pad_id, MESH)
+            alone = dataclasses.replace(scored, rollout=dataclasses.replace(scored.rollout, prompts=batch))
+            np.testing.assert_allclose(look_BCD, hidden(model.transformer, state.variables, alone), atol=1e-5)
         numbers = collector(state, 0).numbers
         assert numbers["teacher_tokens"] == sum(len(prompt) for prompts in placed[1:4] for prompt in prompts)
         head_VD = lm.head_VD(state.variables, model.transformer.architecture)

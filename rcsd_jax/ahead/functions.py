@@ -92,7 +92,13 @@ def functions(s: Subject) -> list[Function]:
     found = [_sampling("sample", s, state, e.sampling, e.train.samples, e.prompts.student_lengths[-1], each)]
     if e.teacher.reason_first:
         length = max(1, e.prompts.teacher_lengths[-1] - e.teacher.analysis.max_new_tokens)
-        found.append(_sampling("analysis", s, state, e.teacher.analysis, 1, length, each))
+        analyst, its_state = s, state
+        if s.teacher is not None:
+            analyst, its_state = (
+                s._replace(transformer=s.teacher),
+                dataclasses.replace(state, variables={"params": state.teacher}),
+            )
+        found.append(_sampling("analysis", analyst, its_state, e.teacher.analysis, 1, length, each))
     for name, weights in _logp_weights(e).items():
         step = learning.make_logp_step(
             s.transformer,

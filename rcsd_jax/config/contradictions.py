@@ -185,6 +185,10 @@ def _of_sampled_objectives(e: Experiment) -> Iterator[str]:
             "config.divergence.importance_cap is set: beside a reward only config.divergence.importance 'prefix' is "
             "read, use that or None"
         )
+    if e.objective == "distill_sampled" and e.divergence.importance_cap:
+        yield "config.divergence.importance_cap is set: objective 'distill_sampled' has a ratio of its own, use None"
+    if e.divergence.importance == "prefix" and not e.divergence.importance_cap:
+        yield "config.divergence.importance is 'prefix': it needs a config.divergence.importance_cap, such as 2"
     if e.train.staleness:
         yield from _of_older_weights(e)
     if is_taught:

@@ -83,6 +83,10 @@ def gathered_products(dtype: str, x_BTI: Array, *kernels: Array) -> list[Array]:
     A device has rows and, of each kernel [out, in], some of ``in``: what others have along the axis "fsdp" is gathered,
     for the backward pass once more, and gradients are scattered back. Nothing whole is kept between the two.
     """
+    return _of_gathered(dtype, x_BTI, *kernels)
+
+
+def _of_gathered(dtype: str, x_BTI: Array, *kernels: Array) -> list[Array]:
     return [_einsum("bti,oi->bto", dtype, x_BTI, kernel_OI) for kernel_OI in _gathered(dtype, kernels)]
 
 
@@ -97,4 +101,9 @@ def _gathered_backward(dtype: str, operands: tuple[Array, ...], gradients: list[
     return jax.vjp(again, *operands)[1](gradients)
 
 
-gathered_products.defvjp(lambda dtype, *operands: (gathered_products(dtype, *operands), operands), _gathered_backward)
+def _gathered_forward(dtype: str, *operands: Array) -> tuple[list[Array], tuple[Array, ...]]:
+    # Not `gathered_products`: a rematerialisation policy looks for the einsums.
+    return _of_gathered(dtype, *operands), operands
+
+
+gathered_products.defvjp(_gathered_forward, _gathered_backward)

@@ -156,8 +156,8 @@ def context_alone(
 ) -> list[Message]:
     """``teacher`` without the question and its choices; arguments and errors as of ``teacher``."""
     guidance = _guidance(problem, context, rubric, wording)
-    unknown = dataclasses.replace(problem, question="", choices=())
-    return _user(_fill(wording.teacher, unknown, wording, guidance).strip())
+    text = wording.teacher.format(question="", instruction=_instruction(problem, wording), guidance=guidance)
+    return _user(text.strip())
 
 
 def analyst(
@@ -213,8 +213,12 @@ def question_text(problem: Problem) -> str:
 
 
 def _fill(template: str, problem: Problem, wording: Wording, guidance: str = "") -> str:
-    instruction = wording.instruction_choice if problem.choices else wording.instruction
+    instruction = _instruction(problem, wording)
     return template.format(question=question_text(problem), instruction=instruction, guidance=guidance)
+
+
+def _instruction(problem: Problem, wording: Wording) -> str:
+    return wording.instruction_choice if problem.choices else wording.instruction
 
 
 def _guidance(problem: Problem, context: Sequence[str], rubric: Rubric | None, wording: Wording) -> str:
