@@ -2,9 +2,9 @@
 
     python -m rcsd_jax.sweep --config=configs/comparison.py --workdir=runs/comparison
 
-Cost: 75 cells. From the quickstart's record, with about a minute a cell and five for each base model, an hour and a
-half on 2 otherwise idle CPU cores; not recorded yet. The same command on more machines that share the folder divides
-the cells. Numbers to expect: those of the quickstart for the methods that are there too.
+Cost: 75 cells of one to two minutes and three base models of six, on one core. The command twice at the same time,
+pinned to a core each, took an hour and a half beside other work; on more machines that share the folder it divides the
+cells as well. Numbers to expect: docs/results/comparison.
 
 Every seed has a base model of its own, and its own order of questions and noise; the questions are the same for all.
 Every method that samples has the same budget: 50 steps of 64 completions (16 questions with 4 each where completions

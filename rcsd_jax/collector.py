@@ -2,6 +2,8 @@
 
 problems ─┬─ student prompts ── sampler ── Rollout ─┬─ score step ── ScoredBatch
           └─ teacher prompts (with an analysis, if reason-first) ─┘
+
+``begin`` dispatches what is sampled and waits for nothing; ``finish`` waits where somebody on the host must read it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from rcsd_jax import config, data, evaluation, learning, rewards, rubrics, shard
 from rcsd_jax.encoding import Encoder
 from rcsd_jax.models import LanguageModel
 from rcsd_jax.randomness import key_for
-from rcsd_jax.rollout import Generator, place_prompts
+from rcsd_jax.rollout import Generator, place_prompts, shortened
 from rcsd_jax.types import FINISHED, Array, Problem, PromptBatch, Rollout, Rubric, ScoredBatch, TrainState, Tree
 
 
@@ -30,6 +32,16 @@ class Fitting(NamedTuple):
 
     problems: list[Problem]
     dropped: dict[str, list[str]]
+
+
+class Begun(NamedTuple):
+    """A rollout under way. ``seen`` is the same, whole on every host, and so is the teacher's ``analysis``, if any."""
+
+    problems: list[Problem]
+    prompts: list[list[int]]
+    rollout: Rollout
+    seen: Rollout
+    analysis: Rollout | None
 
 
 class Collected(NamedTuple):
@@ -70,7 +82,6 @@ class Collector:
             experiment.train.samples,
             experiment.prompts.student_lengths,
             mesh,
-            experiment.train.completion_lengths,
         )
         self._analyst = None
         if experiment.teacher.reason_first:
@@ -107,46 +118,72 @@ class Collector:
                 self._base_logp = logp_step(learning.TeacherConfig("base"))
 
     def __call__(self, state: TrainState, t: int) -> Collected:
-        """Rollout t, scored."""
+        """Rollout t, sampled and scored with the same weights."""
+        return self.finish(state, self.begin(state, t))
+
+    def begin(self, state: TrainState, t: int) -> Begun:
+        """Rollout t, and the teacher's analysis, by the weights of ``state``, which may be donated then.
+
+        The devices have it before all that they are given later, and so have the hosts.
+        """
         problems = self._batches[t]
         ids = [problem.id for problem in problems]
-        prompts = [self.encoder.student(problem) for problem in problems]
+        prompts, analysis = [self.encoder.student(problem) for problem in problems], None
         rollout = self.generator(state.variables, prompts, ids, key_for(self._experiment.seed, "rollout", t))
-        seen = sharding.everywhere(rollout, self._mesh)  # asked for before the step, or it would wait for it
+        seen = sharding.everywhere(rollout, self._mesh)
+        if self._analyst is not None:
+            variables = learning.teacher_variables(self._experiment.teacher.weights, state)
+            key = key_for(self._experiment.seed, "analysis", t)
+            analysis = sharding.everywhere(self._analyst(variables, self._analysts(problems), ids, key), self._mesh)
+        return Begun(problems, prompts, rollout, seen, analysis)
+
+    def finish(self, state: TrainState, begun: Begun) -> Collected:
+        """The rollout with all that is said about it, by the weights of ``state``."""
+        e, (problems, prompts, rollout, seen, _) = self._experiment, begun
+        if e.train.completion_lengths:
+            rollout, seen = shortened(rollout, seen, e.train.completion_lengths)
         texts = functools.cache(functools.partial(self.generator.texts, seen))
         weight_BC = learning.weights_by_place(
-            self._experiment.gates,
-            rollout.valid_BC.astype(jnp.float32),
-            rollout.completion_BC,
-            self.encoder.tokenizer.end_of_thinking,
+            e.gates, rollout.valid_BC.astype(jnp.float32), rollout.completion_BC, self.encoder.tokenizer.end_of_thinking
         )
-        batch, numbers, reward_GN = ScoredBatch(rollout, weight_BC), {"teacher_tokens": 0.0}, None
-        reads = (self._old_logp is not None) + (self._base_logp is not None)
-        numbers["teacher_tokens"] += reads * float(sum(map(len, prompts)))
+        old_logp_BC, base_logp_BC = (
+            None if logp is None else logp(state, rollout) for logp in (self._old_logp, self._base_logp)
+        )
+        batch = ScoredBatch(rollout, weight_BC, old_logp_BC=old_logp_BC, base_logp_BC=base_logp_BC)
+        read = [prompts for logp in (old_logp_BC, base_logp_BC) if logp is not None]  # by others than the student
+        numbers = {"teacher_tokens": 0.0}
+        # While a judge elsewhere is waited for, the teacher looks. The model itself judges first, for it needs the room
+        # that the teacher's states would take; and siblings are shown once they are judged.
+        looks_first = not (e.judges_itself or e.teacher.solutions == "sibling")
+        if self._score is not None and looks_first:
+            batch, looks = self._taught(state, batch, problems, self._teacher_prompts(begun))
+            read += looks
         if self._reward is not None:
             reward_GN, of_judge = self._reward(problems, texts(), self._variables_of_judge(state))
-            batch, of_reward = self._rewarded(state, batch, reward_GN)
+            batch, of_reward = self._rewarded(batch, reward_GN)
             numbers |= of_judge | of_reward
-        if self._score is None:
-            return Collected(batch, seen, problems, texts, numbers, reads)
-        if self._experiment.teacher.solutions == "sibling":
-            assert reward_GN is not None
-            teacher_prompts, has_one_B = self._sibling_prompts(problems, texts(), reward_GN)
-            numbers["with_sibling"] = float(has_one_B.mean())
-            has_one_B1 = sharding.place_batch(has_one_B[:, None], self._mesh)
-            batch = dataclasses.replace(batch, weight_BC=batch.weight_BC * has_one_B1)
-        else:
-            teacher_prompts = self._teacher_prompts(state, problems, t)
-        looks = [teacher_prompts, *([others(problem) for problem in problems] for others in self._other_prompts)]
-        batch = self._combined([self._score(state, batch, self._placed(prompts)) for prompts in looks])
-        both = 2 if self._experiment.teacher.weights.kind == "trust_region" else 1
-        reads += both * len(looks)
-        numbers["teacher_tokens"] += both * float(sum(len(prompt) for look in looks for prompt in look))
-        return Collected(batch, seen, problems, texts, numbers, reads)
+            if self._score is not None and not looks_first:
+                teacher_prompts = self._teacher_prompts(begun)
+                if e.teacher.solutions == "sibling":
+                    teacher_prompts, has_one_B = self._sibling_prompts(problems, texts(), reward_GN)
+                    numbers["with_sibling"] = float(has_one_B.mean())
+                    has_one_B1 = sharding.place_batch(has_one_B[:, None], self._mesh)
+                    batch = dataclasses.replace(batch, weight_BC=batch.weight_BC * has_one_B1)
+                batch, looks = self._taught(state, batch, problems, teacher_prompts)
+                read += looks
+        numbers["teacher_tokens"] = float(sum(len(prompt) for prompts in read for prompt in prompts))
+        return Collected(batch, seen, problems, texts, numbers, len(read))
 
-    def _rewarded(
-        self, state: TrainState, batch: ScoredBatch, reward_GN: np.ndarray
-    ) -> tuple[ScoredBatch, dict[str, float]]:
+    def _taught(
+        self, state: TrainState, batch: ScoredBatch, problems: Sequence[Problem], teacher_prompts: list[list[int]]
+    ) -> tuple[ScoredBatch, list[list[list[int]]]]:
+        """The batch with the teacher's states, and the prompts of every pass that this takes."""
+        looks = [teacher_prompts, *([others(problem) for problem in problems] for others in self._other_prompts)]
+        assert self._score is not None
+        batch = self._combined([self._score(state, batch, self._placed(prompts)) for prompts in looks])
+        return batch, looks * (2 if self._experiment.teacher.weights.kind == "trust_region" else 1)
+
+    def _rewarded(self, batch: ScoredBatch, reward_GN: np.ndarray) -> tuple[ScoredBatch, dict[str, float]]:
         """The batch with its advantages, less what nothing can be learned from, and what there is to say about it."""
         e, rollout = self._experiment, batch.rollout
         advantage_GN, counts_GN = learning.advantages(reward_GN, e.policy.advantage_std)
@@ -174,8 +211,6 @@ class Collector:
             batch,
             weight_BC=batch.weight_BC if e.objective in learning.TAUGHT else weight_BC,
             advantage_B=advantage_B,
-            old_logp_BC=self._old_logp(state, rollout) if self._old_logp else None,
-            base_logp_BC=self._base_logp(state, rollout) if self._base_logp else None,
         )
         return batch, numbers
 
@@ -237,22 +272,24 @@ class Collector:
                 found.append(fits)
         return prompts, np.array(found)
 
-    def _teacher_prompts(self, state: TrainState, problems: Sequence[Problem], t: int) -> list[list[int]]:
-        context = self._experiment.teacher.context
-        if self._analyst is None:
-            return [self.encoder.teacher(problem, context, self._guidance.get(problem.id)) for problem in problems]
-        asked = [self.encoder.analyst(problem, context, self._guidance.get(problem.id)) for problem in problems]
-        variables = learning.teacher_variables(self._experiment.teacher.weights, state)
-        key = key_for(self._experiment.seed, "analysis", t)
-        rollout = self._analyst(variables, asked, [problem.id for problem in problems], key)
-        rollout = sharding.everywhere(rollout, self._mesh)
-        tokens_GC, valid_GC = np.asarray(rollout.completion_BC), np.asarray(rollout.valid_BC)
+    def _teacher_prompts(self, begun: Begun) -> list[list[int]]:
+        if begun.analysis is None:
+            context, known = self._experiment.teacher.context, self._guidance.get
+            return [self.encoder.teacher(problem, context, known(problem.id)) for problem in begun.problems]
+        asked = self._analysts(begun.problems)
+        tokens_GC, valid_GC = np.asarray(begun.analysis.completion_BC), np.asarray(begun.analysis.valid_BC)
         # The end of turn comes with what follows the analysis, also where the analysis was cut before its own.
         ends = np.isin(tokens_GC, self.encoder.tokenizer.eos_ids)
         return [
             [*before, *tokens[valid & ~end].tolist(), *self._after(problem)]
-            for problem, before, tokens, valid, end in zip(problems, asked, tokens_GC, valid_GC, ends, strict=True)
+            for problem, before, tokens, valid, end in zip(
+                begun.problems, asked, tokens_GC, valid_GC, ends, strict=True
+            )
         ]
+
+    def _analysts(self, problems: Sequence[Problem]) -> list[list[int]]:
+        context, known = self._experiment.teacher.context, self._guidance.get
+        return [self.encoder.analyst(problem, context, known(problem.id)) for problem in problems]
 
     def _after(self, problem: Problem) -> list[int]:
         context = self._experiment.teacher.context

@@ -79,7 +79,7 @@ def _take(number: int, frame: object) -> None:
         _leave(PREEMPTED)
     _signalled.set()
     signal.signal(number, signal.SIG_DFL)
-    print("asked to end: saving after this step; once more ends at once", file=sys.stderr, flush=True)
+    print("asked to end: saving as soon as nothing is under way; once more ends at once", file=sys.stderr, flush=True)
 
 
 def _leave(code: int) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -25,7 +25,6 @@ class Generator:
       samples: completions a question.
       lengths: the prompt lengths that are compiled; prompts are padded to the next one.
       mesh: where the rows go.
-      completion_lengths: where all completions of a rollout are short, it is cut to the next of these; empty: never.
     """
 
     def __init__(
@@ -35,10 +34,9 @@ class Generator:
         samples: int,
         lengths: Sequence[int],
         mesh: Mesh,
-        completion_lengths: Sequence[int] = (),
     ):
         self.tokenizer = model.tokenizer
-        self._lengths, self._mesh, self._completion_lengths = lengths, mesh, completion_lengths
+        self._lengths, self._mesh = lengths, mesh
         options = {
             "samples": samples,
             "eos_ids": self.tokenizer.eos_ids,
@@ -52,11 +50,10 @@ class Generator:
         )
 
     def __call__(self, variables: Tree, prompts: Sequence[Sequence[int]], ids: Sequence[str], key: Array) -> Rollout:
-        """One rollout; a question's noise is derived from its id, not from its place in the batch."""
+        """One rollout, dispatched; a question's noise is derived from its id, not from its place in the batch."""
         question_G = np.array([stable_id(name) for name in ids], np.int32)
         batch = place_prompts(prompts, self._lengths, self.tokenizer.pad_id, self._mesh)
-        rollout = self._sampler(variables, batch, key, question_G)
-        return shortened(rollout, self._completion_lengths) if self._completion_lengths else rollout
+        return self._sampler(variables, batch, key, question_G)
 
     def stream(
         self, variables: Tree, prompts: Sequence[Sequence[int]], ids: Sequence[str], key: Array, *, batch: int
@@ -83,13 +80,19 @@ class Generator:
         return [[start + text for text in rows[g * n : (g + 1) * n]] for g, start in enumerate(opened)]
 
 
-def shortened(rollout: Rollout, lengths: Sequence[int]) -> Rollout:
-    """The rollout cut to the first of ``lengths`` (increasing) that all its completions fit; as it is if they fit none.
+def shortened(rollout: Rollout, seen: Rollout, lengths: Sequence[int]) -> tuple[Rollout, Rollout]:
+    """Both cut to the first of ``lengths`` (increasing) that all completions fit; as they are if they fit none.
 
-    Waits until the rollout is sampled.
+    ``seen`` is the same rollout, whole on this host. Waits until it is sampled, and for nothing that the devices were
+    given after it.
     """
-    longest = int(jnp.max(jnp.sum(rollout.valid_BC, axis=1)))
-    C = next((length for length in lengths if length >= longest), rollout.valid_BC.shape[1])
+    seen = jax.device_get(seen)
+    longest = int(seen.valid_BC.sum(axis=1).max())
+    C = next((length for length in lengths if length >= longest), seen.valid_BC.shape[1])
+    return _cut(rollout, C), _cut(seen, C)
+
+
+def _cut(rollout: Rollout, C: int) -> Rollout:
     return dataclasses.replace(rollout, **{name: x[:, :C] for name, x in vars(rollout).items() if name.endswith("_BC")})
 
 

@@ -213,6 +213,12 @@ def platform() -> str:
     return jax.default_backend() if mesh.empty or mesh.abstract_device is None else mesh.abstract_device.platform
 
 
+def axis_size(*axes: str) -> int:
+    """Devices along axes of the mesh; 1 outside ``jax.set_mesh``."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in axes)
+
+
 def constrain(x: Array, *axes: str | None) -> Array:
     """Fixes the layout of an intermediate value; does nothing outside ``jax.set_mesh``."""
     if jax.sharding.get_abstract_mesh().empty:

@@ -12,11 +12,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rcsd_jax import checkpoint, config, data, evaluation, learning, models, questions, rubrics, sharding
-from rcsd_jax.collector import Collector
+from rcsd_jax.collector import Begun, Collected, Collector
 from rcsd_jax.encoding import Encoder
 from rcsd_jax.examples import supervised_examples
 from rcsd_jax.models import LanguageModel
-from rcsd_jax.types import FINISHED, Problem, Rollout, TrainState, Tree
+from rcsd_jax.types import FINISHED, Problem, Rollout, ScoredBatch, TrainState, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,18 +95,16 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
             return False
         return True
 
-    updates, held = experiment.train.updates_per_rollout, None
+    turns = Turns(collector, experiment.train)
 
     def batch(state: TrainState, step: int) -> tuple[Tree, Callable[[], Numbers]]:
-        nonlocal held
-        if step % updates:
-            assert held is not None, f"{step=} {updates=}"  # checkpoints lie between rollouts
-            return held, lambda: Numbers({}, [])
-        collected = collector(state, step // updates)
-        held = collected.batch if updates > 1 else None
+        given, collected, age = turns(state, step)
+        of_age = {"staleness": float(age)} if experiment.train.staleness else {}
+        if collected is None:
+            return given, lambda: Numbers(of_age, [])
         # What the host looks at a step later must not keep the teacher's hidden states on the device.
         _, rollout, problems, texts, numbers, reads = collected
-        return collected.batch, lambda: look(rollout, problems, texts(), numbers, reads)
+        return given, lambda: look(rollout, problems, texts(), numbers | of_age, reads)
 
     def look(
         rollout: Rollout,
@@ -142,6 +140,37 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
     used = "\n".join(_shown(guidance.get(problem.id)) for problem in collector.fitting.problems)
     meta = _meta(experiment, model, problems, hashlib.sha256(used.encode()).hexdigest())
     return Source(batch, facts, meta)
+
+
+class Turns:
+    """When rollouts are sampled and scored, and which of them a step learns from; see ``config.Train``.
+
+    A rollout that is sampled ahead is given to the devices before the step that donates its weights, and before the
+    host waits for the judge of the rollout before it. Devices keep that order, so nothing is copied; and as no thread
+    hands out work, it is the same order on all hosts.
+    """
+
+    def __init__(self, collector: Collector, settings: config.Train):
+        self._collector, self._settings = collector, settings
+        self._ahead: tuple[int, Begun] | None = None  # by the weights that this step began with
+        self._held: ScoredBatch | None = None
+        self._born = 0  # the step that began with the weights of the rollout that is learned from
+
+    def __call__(self, state: TrainState, step: int) -> tuple[ScoredBatch, Collected | None, int]:
+        """The batch of a step, its rollout if that is new, and how many steps ago it was sampled."""
+        updates = self._settings.updates_per_rollout
+        mine, self._ahead = self._ahead, None
+        if mine is None and step % updates == 0:
+            mine = step, self._collector.begin(state, step // updates)
+        if self._settings.staleness and (step + 1) % updates == 0 and not self._settings.rests(step + 1):
+            self._ahead = step, self._collector.begin(state, (step + 1) // updates)
+        if mine is None:
+            assert self._held is not None, f"{step=} {updates=}"  # checkpoints lie between rollouts
+            return self._held, None, step - self._born
+        self._born, begun = mine
+        collected = self._collector.finish(state, begun)
+        self._held = collected.batch if updates > 1 else None
+        return collected.batch, collected, step - self._born
 
 
 def _shown(rubric: Any) -> str:

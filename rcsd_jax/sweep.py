@@ -13,7 +13,6 @@ such a run, for its hosts may have failed in different places: mend it, or leave
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import time
@@ -93,11 +92,14 @@ def run(sweep: config_dict.ConfigDict, workdir: str) -> None:
             f"{len(failed)} of {len(cells)} cells failed:\n{told}\nmend them, or leave their parts out of config.order"
         )
     folders = [cell.folder for cell in cells]
-    with contextlib.suppress(preflight.Taken), preflight.claimed(epath.Path(workdir)):  # or another writes the table
-        table = hosts.from_first(
-            lambda: compare.compare_runs(folders, workdir, baseline=sweep.baseline, title=sweep.title)
-        )
-        pipeline.say(f"\n{table}")
+    try:
+        with preflight.claimed(epath.Path(workdir)):
+            table = hosts.from_first(
+                lambda: compare.compare_runs(folders, workdir, baseline=sweep.baseline, title=sweep.title)
+            )
+    except preflight.Taken:
+        table = "another process is writing the report"
+    pipeline.say(f"\n{table}")
     pipeline.say(f"\n{(time.monotonic() - started) / 60:.1f} minutes; the report is in {workdir}/report.md")
 
 

@@ -186,13 +186,15 @@ def _loop(
     measure: Callable[[int, TrainState], None],
     pulse: ending.Pulse,
 ) -> TrainState:
+    asked = False
     for step in range(start, e.train.steps):
         batch, look = source.batch(state, step)
         state, numbers = step_function(state, batch)
         report(step + 1, look, numbers)
         pulse.owes()
-        # Checkpoints lie between rollouts.
-        is_asked = (step + 1) % e.train.updates_per_rollout == 0 and pulse()
+        if (step + 1) % e.train.updates_per_rollout == 0:
+            asked = pulse() or asked
+        is_asked = asked and e.train.rests(step + 1)
         if (step + 1) % e.train.checkpoint_every == 0 or step + 1 == e.train.steps or is_asked:
             report.flush()
             hosts.agree(report.newest)  # nothing else would notice hosts whose numbers have parted

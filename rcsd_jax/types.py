@@ -123,9 +123,9 @@ class ScoredBatch:
 
     ``weight_BC`` is what each token counts. ``teacher_hidden_BCD[:, t]`` predicts completion token ``t`` (a teacher of
     two weights, or of three prompts, has the states of all side by side). ``advantage_B`` is how much better a
-    completion was than the others of its question. ``old_logp_BC`` (the student as it was at the rollout, by the
-    scorer) and ``base_logp_BC`` (the weights that training began with) are log-probabilities of the completion at the
-    sampling temperature.
+    completion was than the others of its question. ``old_logp_BC`` (the student before it learns from the rollout, by
+    the scorer) and ``base_logp_BC`` (the weights that training began with) are log-probabilities of the completion at
+    the sampling temperature.
     """
 
     rollout: Rollout

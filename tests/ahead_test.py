@@ -1,6 +1,7 @@
 """A run is compiled before it is run, for devices that need not be here, and what is told of it is so."""
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import math
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rcsd_jax import ahead, config, dry_run, learning, sharding
+from rcsd_jax import ahead, config, dry_run, learning, lm, sharding
 
 TINY = {"width": 64, "layers": 3, "heads": 8, "kv_heads": 4, "head_width": 16, "mlp_width": 128}
 HAS_TPU_COMPILER = importlib.util.find_spec("libtpu") is not None
@@ -126,6 +127,30 @@ def test_collectives_are_told_by_kind_and_by_what_a_device_sends():
     assert [(x.kind, x.bytes, x.devices, x.times) for x in found] == [("all-gather", 8 * 64 * 4, 4, 1)]
     assert found[0].sent == 8 * 64 * 4 * 3 / 4
     assert ahead.Collective("all-reduce", 100.0, 4, 2.0).sent == 150.0
+
+
+def test_gradients_by_one_input_of_several_kernels_are_summed_over_devices_once():
+    mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2, tensor=4))
+    architecture = lm.Architecture(
+        family="qwen3", vocab_size=256, width=64, layers=3, heads=8, kv_heads=4, head_width=16, mlp_width=128,
+        max_positions=128, qk_norm=True,
+    )  # fmt: skip
+    transformer, B, T = lm.Transformer(architecture), 8, 32
+    variables = jax.eval_shape(functools.partial(lm.init, transformer), jax.random.key(0))
+    variables = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        variables,
+        sharding.shardings(lm.axes(transformer), mesh),
+    )
+    x_BT = jax.ShapeDtypeStruct((B, T), "int32", sharding=sharding.batch_sharding(mesh))
+    with jax.set_mesh(mesh):
+        gradient = jax.jit(jax.grad(lambda v, x: jnp.sum(jnp.sin(transformer.apply(v, x, x, x)))))
+        found = ahead.Program(gradient.lower(variables, x_BT).compile().as_text()).cost().collectives
+    over_tensor = sum(x.times * x.bytes for x in found if x.kind == "all-reduce" and x.devices == 4)
+    stream = B // 2 * T * 64 * 4  # what goes from layer to layer, on one device
+    assert over_tensor == pytest.approx(3 * 4 * stream, rel=0.02), "two sums forward and two backward, in each layer"
+    scattered = sum(x.times for x in found if x.kind == "reduce-scatter")
+    assert scattered == 3 * 5, "gradients of q, k, v, gate and up"
 
 
 CONVOLUTION = """

@@ -90,12 +90,13 @@ def test_a_question_has_the_same_completions_whatever_the_guidance_of_its_teache
 def test_short_completions_are_cut_to_a_bucket_and_only_padding_goes(model):
     whole = collect(RUBRIC, model)[0].rollout
     room = whole.valid_BC.shape[1]
-    assert rollout.shortened(whole, (room // 2,)).valid_BC.shape == whole.valid_BC.shape, "nothing real is cut"
+    for uncut in rollout.shortened(whole, whole, (room // 2,)):
+        assert uncut.valid_BC.shape == whole.valid_BC.shape, "nothing real is cut"
     short = dataclasses.replace(whole, valid_BC=np.asarray(whole.valid_BC) & (np.arange(room) < 3))
-    cut = rollout.shortened(short, (2, 4, room))
-    for name in ("completion_BC", "valid_BC", "logp_BC", "tempered_logp_BC", "sampling_logp_BC"):
-        np.testing.assert_array_equal(getattr(cut, name), getattr(short, name)[:, :4])
-    assert cut.valid_BC.sum() == short.valid_BC.sum() and cut.samples == whole.samples
+    for cut in rollout.shortened(short, short, (2, 4, room)):
+        for name in ("completion_BC", "valid_BC", "logp_BC", "tempered_logp_BC", "sampling_logp_BC"):
+            np.testing.assert_array_equal(getattr(cut, name), getattr(short, name)[:, :4])
+        assert cut.valid_BC.sum() == short.valid_BC.sum() and cut.samples == whole.samples
 
 
 def test_questions_that_cannot_be_used_are_dropped_and_counted_and_no_prompt_is_cut(model, monkeypatch):

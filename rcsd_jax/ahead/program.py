@@ -21,6 +21,11 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
 FREE |= {"iota", "while", "call", "conditional", "opt-barrier", "async-start", "async-update"}
 INNER = re.compile(r"(?:calls|to_apply|called_computations|branch_computations)=(?:\{([^}]*)\}|(%?[\w.\-]+))")
+# A kernel's matrix products, by what it is called; the work of one is in its scope, as ``lm.kernels`` writes it. The
+# compiler's text of a call goes on in the next lines where it tells the blocks.
+KERNELS = {"fmhaSoftmaxBackward": 5, "fmhaSoftmax": 2, "_dkv_": 4, "_dq_": 3, "_fwd_": 2}
+KERNEL_CALL = re.compile(r'custom_call_target="(tpu_custom_call|__cudnn\$fmha\w+)"')
+CONTINUED = re.compile(r"\{\n(\"[^\n]*)\n\}\}")
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 
@@ -89,10 +94,14 @@ class Collective:
 
 @dataclasses.dataclass
 class Cost:
-    """Of one device and one run. ``roof`` is (operations, bytes) by instruction, to be held against a chip."""
+    """Of one device and one run. ``roof`` is (operations, bytes) by instruction, to be held against a chip.
+
+    ``unread`` are the kernels whose operations are not known, and count as none.
+    """
 
     roof: list[tuple[float, float]] = dataclasses.field(default_factory=list)
     collectives: list[Collective] = dataclasses.field(default_factory=list)
+    unread: set[str] = dataclasses.field(default_factory=set)
 
     @property
     def flops(self) -> float:
@@ -111,7 +120,7 @@ class Program:
     def __init__(self, text: str):
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry, current = "", {}
-        for line in text.splitlines():
+        for line in CONTINUED.sub(r"{\1}}", text).splitlines():
             if line[:1] not in (" ", "}", "") and line.rstrip().endswith("{"):
                 name = line.removeprefix("ENTRY ").split(" ")[0].lstrip("%")
                 current = self.computations[name] = {}
@@ -147,14 +156,18 @@ class Program:
                 for called in x.inner:
                     self._add(called, times, turns, cost, found)
             elif _kind(x) in COLLECTIVES:
-                self._communicate(x, lines, times, found)
+                self._communicate(x, lines, times, found, is_fused=False)
             elif x.opcode not in FREE and not x.opcode.endswith("-done"):
                 flops = self._flops(x, lines)
                 for called in self._below(x.inner) if x.opcode == "fusion" else ():
                     for y in self.computations[called].values():
                         flops += self._flops(y, self.computations[called])
                         if _kind(y) in COLLECTIVES:
-                            self._communicate(y, self.computations[called], times, found)
+                            self._communicate(y, self.computations[called], times, found, is_fused=True)
+                kernel = KERNEL_CALL.search(x.attributes)
+                if kernel:
+                    flops = _kernel_flops(x, kernel[1])
+                    cost.unread |= set() if flops else {x.name}
                 cost.roof.append((times * flops, times * self._moved(x, lines)))
 
     def _below(self, names: Sequence[str]) -> Iterator[str]:
@@ -178,15 +191,18 @@ class Program:
         )
         return float(limits[0]) if simple and len(limits) == 1 else None
 
-    def _communicate(self, x: Instruction, lines: dict[str, Instruction], times: float, found: dict) -> None:
+    def _communicate(
+        self, x: Instruction, lines: dict[str, Instruction], times: float, found: dict, *, is_fused: bool
+    ) -> None:
         channel = re.search(r"channel_id=(\d+)", x.attributes)
+        operation = re.search(r'op_name="([^"]*)"', x.attributes)
         # What is fused with computation appears in several pieces, each with the whole result: one channel, one send.
-        key = (channel[1] if channel else x.name, times)
+        # By itself an instruction is known by its name: all those of a shard_map may have the same channel.
+        key = (channel[1] if channel and is_fused else x.name, times)
         whole = [lines[name] for name in x.operands if name in lines] if _kind(x) == "reduce-scatter" else [x]
         types = [ARRAY.finditer(y.type) for y in whole]
         sizes = [WIDTH.get(a[1], 0) * math.prod(_dims(a)) for arrays in types for a in arrays]
         size = max(sizes, default=0) if x.opcode.endswith("-start") else sum(sizes)
-        operation = re.search(r'op_name="([^"]*)"', x.attributes)
         before = found.get(key)
         if before is None or before.bytes < size:
             found[key] = Collective(_kind(x), size, _group(x.attributes), times, operation[1] if operation else "")
@@ -303,6 +319,13 @@ def _group(attributes: str) -> int:
     iota = re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes)
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)
     return int(iota[1]) if iota else len(listed[1].split(",")) if listed else 2
+
+
+def _kernel_flops(x: Instruction, target: str) -> float:
+    """Of all products of a kernel; 0 if it does not say."""
+    of_one = re.search(r"product_of_(\d+)", x.attributes)
+    products = next((number for name, number in KERNELS.items() if name in x.name + target), 0)
+    return float(of_one[1]) * products if of_one else 0.0
 
 
 def _convolution_flops(x: Instruction, left: tuple[int, ...], right: tuple[int, ...]) -> float:

@@ -35,6 +35,8 @@ def line(s: Subject, finding: Finding, chip: Chip | None) -> str:
         f"{start}; {finding.memory / GIB:.2f} GiB in all, of which temporary {finding.temporary / GIB:.2f}",
         f"  {cost.flops / 1e12:.3g} TFLOP, {cost.bytes / 1e9:.3g} GB read and written",
     ]
+    if cost.unread:
+        rows.append(f"  without the operations inside of kernels: {', '.join(sorted(cost.unread))}")
     kinds = by_kind(cost.collectives)
     sends = [f"{kind} {times:.0f} times {sent / 1e9:.3g} GB" for kind, (times, sent) in sorted(kinds.items())]
     rows.append("  sends " + (", ".join(sends) or "nothing"))

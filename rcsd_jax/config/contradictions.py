@@ -57,6 +57,7 @@ RANGES = {
     "train.questions": (1, None),
     "train.samples": (1, None),
     "train.updates_per_rollout": (1, None),
+    "train.staleness": (0, 1),
     "train.rows": (1, None),
     "train.row_length": (2, None),
     "train.micro_batches": (1, None),
@@ -179,10 +180,39 @@ def _of_sampled_objectives(e: Experiment) -> Iterator[str]:
             "config.objective is 'distill_grpo': divergence and reward share one mean over tokens, use "
             "config.policy.aggregation 'dapo' and config.divergence.reduction 'token'"
         )
+    if e.objective == "distill_grpo" and e.divergence.importance_cap and e.divergence.importance == "token":
+        yield (
+            "config.divergence.importance_cap is set: beside a reward only config.divergence.importance 'prefix' is "
+            "read, use that or None"
+        )
+    if e.train.staleness:
+        yield from _of_older_weights(e)
     if is_taught:
         yield from _of_teachers(e)
     if e.is_rewarded:
         yield from _of_rewards(e)
+
+
+def _of_older_weights(e: Experiment) -> Iterator[str]:
+    """Rollouts that are sampled one step ahead: their losses must correct for it."""
+    if e.objective in ("sft", "best_of_n"):
+        yield (
+            f"config.train.staleness is 1: objective {e.objective!r} has no correction for samples of older weights, "
+            "use 0"
+        )
+    divergence = e.divergence
+    if e.objective in ("distill", "distill_grpo") and not (
+        divergence.importance_cap and divergence.importance == "prefix"
+    ):
+        yield (
+            "config.train.staleness is 1: correct the divergence for samples of older weights, with "
+            "config.divergence.importance 'prefix' and a config.divergence.importance_cap such as 2.0"
+        )
+    if e.train.checkpoint_every <= e.train.updates_per_rollout:
+        yield (
+            f"config.train.staleness is 1 and config.train.checkpoint_every {e.train.checkpoint_every}: nothing is "
+            "sampled ahead over a checkpoint, save less often"
+        )
 
 
 def _of_teachers(e: Experiment) -> Iterator[str]:

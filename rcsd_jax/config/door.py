@@ -71,7 +71,8 @@ def read(config: config_dict.ConfigDict | Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-# What a run may change while it is under way: no number that it makes depends on these.
+# What a run may change while it is under way: no number that it makes depends on these (with rollouts that are sampled
+# ahead, they do on where checkpoints are).
 FREE = (
     *(
         "description",
@@ -89,7 +90,8 @@ FREE = (
 def without_free(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a config, as from JSON, without the keys of ``FREE``."""
     kept = copy.deepcopy(dict(values))
-    for path in FREE:
+    bound = ("train.checkpoint_every",) if kept.get("train", {}).get("staleness") else ()
+    for path in sorted(set(FREE) - set(bound)):
         *sections, key = path.split(".")
         section = kept
         for name in sections:

@@ -24,6 +24,7 @@ from rcsd_jax.types import Array
 KINDS = ("kl_teacher_student", "kl_student_teacher", "jsd")
 SUPPORTS = ("full", "teacher", "student", "union")
 REDUCTIONS = ("token", "sequence")
+IMPORTANCES = ("token", "prefix")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,9 @@ class DivergenceConfig:
         arXiv 2607.02234): what the context says by itself, whatever the question, is taken out.
       importance_cap: weighs each token by what the student makes of it now over what the sampler did, at the sampling
         temperature, at most by this (SDPO: 2): completions of older weights count for what they still are. None: by 1.
+      importance: what it makes of the "token" itself (SDPO), or of the "prefix", all tokens before it. The divergence
+        does not depend on the token that was drawn, so the former has the mean 1 whatever weights have sampled; only
+        the latter gives the mean that samples of now would have (but for the cap, and for top-k and the like).
       reduction: "token" divides by the counted tokens of the global batch, "sequence" (the formula of the RCSD paper)
         by its completions, so that long ones weigh more.
       chunk_tokens: tokens whose logits exist at one time, on all devices; None chooses from a memory budget.
@@ -65,11 +69,13 @@ class DivergenceConfig:
     token_clip: float | None = None
     purify: float | None = None
     importance_cap: float | None = None
+    importance: str = "token"
     reduction: str = "token"
     chunk_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("kind", KINDS), ("support", SUPPORTS), ("reduction", REDUCTIONS)):
+        names = {"kind": KINDS, "support": SUPPORTS, "importance": IMPORTANCES, "reduction": REDUCTIONS}
+        for name, known in names.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"divergence.{name} is {getattr(self, name)!r}: use one of {known}")
         if self.kind == "jsd" and not 0 < self.beta < 1:
@@ -93,11 +99,15 @@ class DivergenceConfig:
 
 @flax.struct.dataclass
 class Sampled:
-    """Sampled tokens, and the log-probabilities that the sampler gave them at temperature 1 and at its own."""
+    """Sampled tokens, and the log-probabilities that the sampler gave them at temperature 1 and at its own.
+
+    ``prefix_importance_U`` is the weight of the tokens before each, capped; None: it is not wanted.
+    """
 
     token_U: Array
     logp_U: Array
     tempered_logp_U: Array
+    prefix_importance_U: Array | None = None
     temperature: float = flax.struct.field(pytree_node=False, default=1.0)
 
 
@@ -131,9 +141,9 @@ def divergence_sum(
       the sum, and sums of: ``divergence`` before clips (nats), ``teacher_entropy`` and ``student_entropy`` (nats, whole
       vocabulary, at the temperature), ``top1_agreement``, ``teacher_uniform`` (whether the teacher knows nothing: its
       entropy is within 1% of the largest), with clips ``clipped_entries`` (of a token) and ``clipped_tokens``, with
-      gates by entropy ``passed``, with ``importance_cap`` the weights ``importance``, and with ``sampled`` the
-      ``sampler_gap``: by how many nats the log-probability that the student now gives to the sampled token differs
-      from the sampler's.
+      gates by entropy ``passed``, with ``importance_cap`` the weights ``importance`` or ``prefix_importance``, and with
+      ``sampled`` the ``sampler_gap``: by how many nats the log-probability that the student now gives to the sampled
+      token differs from the sampler's.
 
     Raises:
       ValueError: ``top_k`` beyond the vocabulary.
@@ -166,7 +176,10 @@ def _loss_of_logits(
         return loss_U, metrics
     logits_UV = jax.lax.stop_gradient(student_UV)
     metrics["sampler_gap"] = jnp.abs(_logp(logits_UV, sampled.token_U) - sampled.logp_U)
-    if config.importance_cap is not None:
+    if sampled.prefix_importance_U is not None:
+        metrics["prefix_importance"] = sampled.prefix_importance_U
+        loss_U *= sampled.prefix_importance_U
+    elif config.importance_cap is not None:
         tempered_logp_U = _logp(logits_UV / sampled.temperature, sampled.token_U)
         ratio_U = jnp.exp(tempered_logp_U - sampled.tempered_logp_U)
         metrics["importance"] = jnp.minimum(ratio_U, config.importance_cap)

@@ -98,6 +98,9 @@ def _mixed(
     divergence_U, metrics = token_divergence(student_UV, teacher_UV, config.divergence)
     policy_U, of_policy = policy_of_logits(config.policy, config.temperature, student_UV, None, rows)
     metrics |= of_policy | {"policy_loss": policy_U}
+    if rows.prefix_importance_U is not None:
+        metrics["prefix_importance"] = rows.prefix_importance_U
+        divergence_U *= rows.prefix_importance_U
     return _gated(config.gates, divergence_U + config.policy.reward_coefficient * policy_U, metrics)
 
 

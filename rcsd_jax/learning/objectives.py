@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rcsd_jax import lm
-from rcsd_jax.learning.chunked_head import States
+from rcsd_jax.learning.chunked_head import States, logp_of_tokens
 from rcsd_jax.learning.cross_entropy import cross_entropy_sum
 from rcsd_jax.learning.divergence import Sampled, divergence_sum
 from rcsd_jax.learning.guided_policy import divergence_and_policy_sum, sampled_divergence_sum
@@ -66,14 +66,17 @@ def distill(variables: Tree, batch: ScoredBatch, given: Given) -> Sums:
     The count is of tokens or of completions (``divergence.reduction``); metrics are those of ``divergence_sum``.
     """
     rollout, config = batch.rollout, given.config
+    student, teacher = _both(variables, batch, given)
     total, sums = divergence_sum(
-        *_both(variables, batch, given),
+        student,
+        teacher,
         batch.weight_BC.reshape(-1),
         config.divergence,
         sampled=Sampled(
             rollout.completion_BC.reshape(-1),
             rollout.logp_BC.reshape(-1),
             rollout.tempered_logp_BC.reshape(-1),
+            _prefix_importance(student, rollout, given),
             config.temperature,
         ),
         gates=config.gates,
@@ -128,9 +131,12 @@ def best_of_n(variables: Tree, batch: ScoredBatch, given: Given) -> Sums:
 
 
 def _guided(loss_sum: Callable, variables: Tree, batch: ScoredBatch, given: Given) -> Sums:
+    student, teacher = _both(variables, batch, given)
+    rows = _policy_rows(batch, given.config.policy)
     total, sums = loss_sum(
-        *_both(variables, batch, given),
-        _policy_rows(batch, given.config.policy),
+        student,
+        teacher,
+        rows._replace(prefix_importance_U=_prefix_importance(student, batch.rollout, given)),
         batch.weight_BC.reshape(-1),
         given.config,
         **given.of_head,
@@ -148,6 +154,23 @@ def _both(variables: Tree, batch: ScoredBatch, given: Given) -> tuple[States, St
     if given.config.divergence.purify is not None:
         hidden = hidden.reshape(-1, 3, width)
     return student, States(hidden, given.teacher_head_VD)
+
+
+def _prefix_importance(student: States, rollout: Rollout, given: Given) -> Array | None:
+    """What the student makes now of all tokens before each, over what the sampler did, capped [U]; None: not wanted."""
+    config = given.config.divergence
+    if config.importance_cap is None or config.importance != "prefix":
+        return None
+    logp_U = logp_of_tokens(
+        *jax.lax.stop_gradient(student),
+        rollout.completion_BC.reshape(-1),
+        temperature=given.config.temperature,
+        vocab_limit=given.vocab_limit,
+        chunk_tokens=config.chunk_tokens,
+    )
+    gap_BC = jnp.where(rollout.valid_BC, logp_U.reshape(rollout.valid_BC.shape) - rollout.tempered_logp_BC, 0)
+    before_BC = jnp.cumsum(gap_BC, axis=1) - gap_BC
+    return jnp.minimum(jnp.exp(before_BC), config.importance_cap).reshape(-1)
 
 
 def _policy_rows(batch: ScoredBatch, policy: PolicyConfig) -> PolicyRows:

@@ -51,7 +51,9 @@ class PolicyConfig:
       reward_coefficient: what the reward counts beside the divergence, for objective "distill_grpo" only.
       importance_cap: None takes the ratio against the sampler's own log-probabilities. A number takes it against those
         that the scorer gives before the first update (one more pass), and weights each token by what the scorer makes
-        of it over what the sampler did, capped at this number (truncated importance sampling; 2 is usual).
+        of it over what the sampler did, capped at this number (truncated importance sampling; 2 is usual). With
+        ``train.staleness`` the clips then hold a step near the weights of now, and not near those that have sampled
+        (decoupled PPO, arXiv 2110.00641).
 
     Raises:
       ValueError: a value out of range.
@@ -80,13 +82,17 @@ class PolicyConfig:
 
 
 class PolicyRows(NamedTuple):
-    """What the loss needs to know of each sampled token; what plays no part is None."""
+    """What the loss needs to know of each sampled token; what plays no part is None.
+
+    ``prefix_importance_U`` is what a divergence beside it is weighted with.
+    """
 
     token_U: Array
     advantage_U: Array | None
     then_logp_U: Array
     base_logp_U: Array | None = None
     correction_U: Array | None = None
+    prefix_importance_U: Array | None = None
 
 
 def policy_sum(

@@ -6,6 +6,7 @@ import dataclasses
 
 FAMILIES = ("qwen3", "qwen2", "llama")
 REMAT = ("none", "full", "dots")
+ATTENTION = ("auto", "plain", "splash", "cudnn")
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -80,7 +81,9 @@ class Compute:
     ``dtype`` is that of activations, ``param_dtype`` that of the stored weights (adapters are always float32: they
     learn). ``remat`` says what the backward pass computes again: "none" keeps everything, "dots" keeps the outputs of
     the weight multiplications, "full" keeps only the input of each layer. ``scan_layers`` compiles one layer for all.
-    ``cache_dtype`` is that of the keys and values that the sampler keeps ("same": ``dtype``).
+    ``cache_dtype`` is that of the keys and values that the sampler keeps ("same": ``dtype``). ``attention`` says who
+    computes it in scoring and training: "splash" (a kernel for TPUs), "cudnn" (GPUs), "plain", or "auto": the kernel of
+    the platform where shapes suit it, else "plain". The sampler's is always plain.
 
     Raises:
       ValueError: a name that is not one of those.
@@ -91,6 +94,7 @@ class Compute:
     remat: str = "none"
     scan_layers: bool = True
     cache_dtype: str = "same"
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("dtype", "param_dtype"):
@@ -100,6 +104,8 @@ class Compute:
             raise ValueError(f"compute.cache_dtype is {self.cache_dtype!r}: use 'same', 'float32' or 'bfloat16'")
         if self.remat not in REMAT:
             raise ValueError(f"compute.remat is {self.remat!r}: use one of {REMAT}")
+        if self.attention not in ATTENTION:
+            raise ValueError(f"compute.attention is {self.attention!r}: use one of {ATTENTION}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Rotary positions and the one attention function: grouped queries, segments, an optional shared prefix."""
+"""Rotary positions and attention: grouped queries, segments, an optional shared prefix; and who computes it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rcsd_jax import sharding
+from rcsd_jax.lm import kernels
 from rcsd_jax.lm.architecture import Architecture
 from rcsd_jax.lm.products import product
 from rcsd_jax.types import Array
@@ -42,6 +43,69 @@ def rotate(x_BTNH: Array, positions_BT: Array, frequencies: np.ndarray) -> Array
     cos, sin = jnp.cos(angle_BT1F), jnp.sin(angle_BT1F)
     first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BTNH.dtype)
+
+
+def attention(
+    wanted: str,
+    q_BTNH: Array,
+    k_BTKH: Array,
+    v_BTKH: Array,
+    segments_BT: Array,
+    prefix: kernels.Prefix | None = None,
+) -> Array:
+    """Causal ``attend`` by what suits the device and the shapes, see :func:`choose`.
+
+    Segments that are booleans say which tokens are valid: one run of neighbours in every row. With a prefix they are.
+    """
+    (B, T, N, H), (_, _, K, _) = q_BTNH.shape, k_BTKH.shape
+    is_packed = segments_BT.dtype != bool
+    assert prefix is None or not is_packed, f"{segments_BT.dtype=}"
+    G, P = (B, 0) if prefix is None else prefix[0].shape[:2]
+    sizes = kernels.Sizes(B, G, P, T, N, K, H, q_BTNH.dtype.name, is_packed)
+    function = {"plain": attend, "splash": kernels.splash, "cudnn": kernels.cudnn}[
+        choose(wanted, sharding.platform(), sizes, _capability())
+    ]
+    return function(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix=prefix)
+
+
+def choose(wanted: str, platform: str, sizes: kernels.Sizes, capability: float = 0.0) -> str:
+    """Who computes an attention: "plain", "splash" or "cudnn".
+
+    "auto" takes the kernel of the platform where it can do it, and "plain" elsewhere; also on a GPU where a prefix is
+    so long that computing it for every row costs more than the kernel gains.
+
+    Args:
+      wanted: ``Compute.attention``.
+      platform: "cpu", "gpu" or "tpu", see ``sharding.platform``.
+      sizes: what it is called with.
+      capability: the compute capability of the GPU; 0 elsewhere.
+
+    Raises:
+      ValueError: a kernel is wanted by name that cannot do this.
+    """
+    name = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "plain") if wanted == "auto" else wanted
+    if name == "plain" or (wanted == "auto" and name == "cudnn" and sizes.repeated > kernels.MOST_REPEATED):
+        return "plain"
+    if name == "splash":
+        obstacle = kernels.why_not_splash(platform, sizes)
+    else:
+        obstacle = kernels.why_not_cudnn(platform, sizes, capability)
+    if obstacle is None:
+        return name
+    if wanted == "auto":
+        return "plain"
+    raise ValueError(
+        f"config.model.compute.attention is {wanted!r}: {obstacle}; give 'auto', which then takes 'plain', or lengths "
+        "and a mesh that fit"
+    )
+
+
+def _capability() -> float:
+    """The compute capability of the NVIDIA GPU here, 0 if there is none."""
+    if jax.default_backend() != "gpu":
+        return 0.0
+    version = str(getattr(jax.local_devices()[0], "compute_capability", ""))  # "9.0"; of an AMD GPU "gfx942"
+    return float(version) if version.replace(".", "").isdigit() else 0.0
 
 
 def attend(

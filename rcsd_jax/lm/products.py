@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -73,3 +74,27 @@ def _backward(spec: str, dtype: str, operands: tuple[Array, Array], gradient: Ar
 
 
 product.defvjp(_forward, _backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def gathered_products(dtype: str, x_BTI: Array, *kernels: Array) -> list[Array]:
+    """The products [B, T, out] with several kernels, on one device of a ``shard_map``.
+
+    A device has rows and, of each kernel [out, in], some of ``in``: what others have along the axis "fsdp" is gathered,
+    for the backward pass once more, and gradients are scattered back. Nothing whole is kept between the two.
+    """
+    return [_einsum("bti,oi->bto", dtype, x_BTI, kernel_OI) for kernel_OI in _gathered(dtype, kernels)]
+
+
+def _gathered(dtype: str, kernels: Sequence[Array]) -> list[Array]:
+    return [jax.lax.all_gather(kernel.astype(dtype), "fsdp", axis=1, tiled=True) for kernel in kernels]
+
+
+def _gathered_backward(dtype: str, operands: tuple[Array, ...], gradients: list[Array]) -> tuple[Array, ...]:
+    def again(x_BTI: Array, *kernels: Array) -> list[Array]:
+        return [product("bti,oi->bto", dtype, x_BTI, kernel_OI) for kernel_OI in _gathered(dtype, kernels)]
+
+    return jax.vjp(again, *operands)[1](gradients)
+
+
+gathered_products.defvjp(lambda dtype, *operands: (gathered_products(dtype, *operands), operands), _gathered_backward)

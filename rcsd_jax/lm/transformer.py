@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from rcsd_jax import sharding
 from rcsd_jax.lm.architecture import Architecture, Compute, LoraConfig
-from rcsd_jax.lm.attention import attend, rope_frequencies, rotate
-from rcsd_jax.lm.weights import Linear, Norm, Table
+from rcsd_jax.lm.attention import attention, rope_frequencies, rotate
+from rcsd_jax.lm.weights import Linear, Norm, Table, project
 from rcsd_jax.types import Array, Tree
 
 # Logical axes of what goes from layer to layer: rows stay on their devices, and weights are gathered for them.
@@ -60,13 +60,17 @@ class Block(nn.Module):
         a = self.architecture
         B, T, _ = x_BTD.shape
         h_BTD = self.input_norm(x_BTD)
-        q_BTNH = self.q_proj(h_BTD).reshape(B, T, a.heads, a.head_width)
-        k_BTKH = self.k_proj(h_BTD).reshape(B, T, a.kv_heads, a.head_width)
-        v_BTKH = self.v_proj(h_BTD).reshape(B, T, a.kv_heads, a.head_width)
+        q, k, v = self._projected(h_BTD, self.q_proj, self.k_proj, self.v_proj)
+        q_BTNH = q.reshape(B, T, a.heads, a.head_width)
+        k_BTKH, v_BTKH = (x.reshape(B, T, a.kv_heads, a.head_width) for x in (k, v))
         if a.qk_norm:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
         frequencies = rope_frequencies(a)
         return rotate(q_BTNH, positions_BT, frequencies), rotate(k_BTKH, positions_BT, frequencies), v_BTKH
+
+    def _projected(self, x_BTD: Array, *linears: Linear) -> list[Array]:
+        # Few rows of decoding gain nothing: there is no backward pass, and the fused kernel would be copied every step.
+        return project(x_BTD, *linears) if self.stream == ROWS else [linear(x_BTD) for linear in linears]
 
     def finish(self, x_BTD: Array, attended_BTNH: Array) -> Array:
         """The rest of the layer: output projection, residual, MLP, residual."""
@@ -74,13 +78,14 @@ class Block(nn.Module):
         attended_BTX = sharding.constrain(attended_BTNH.reshape(B, T, -1), *self.stream[:2], "heads")
         x_BTD = x_BTD + self.o_proj(attended_BTX)
         h_BTD = self.post_attention_norm(x_BTD)
-        x_BTD = x_BTD + self.down_proj(nn.silu(self.gate_proj(h_BTD)) * self.up_proj(h_BTD))
+        gate_BTF, up_BTF = self._projected(h_BTD, self.gate_proj, self.up_proj)
+        x_BTD = x_BTD + self.down_proj(nn.silu(gate_BTF) * up_BTF)
         return sharding.constrain(x_BTD, *self.stream)
 
     def __call__(self, x_BTD: Array, positions_BT: Array, segments_BT: Array) -> tuple[Array, None]:
         """One layer over whole rows; the None is for ``nn.scan``."""
         q, k, v = self.project_qkv(x_BTD, positions_BT)
-        return self.finish(x_BTD, attend(q, k, v, segments_BT)), None
+        return self.finish(x_BTD, attention(self._attention, q, k, v, segments_BT)), None
 
     def with_prefix(
         self, x: tuple[Array, Array], positions: tuple[Array, Array], valid: tuple[Array, Array]
@@ -89,9 +94,13 @@ class Block(nn.Module):
         (x_GPD, x_BCD), (positions_GP, positions_BC), (valid_GP, valid_BC) = x, positions, valid
         q, k, v = self.project_qkv(x_GPD, positions_GP)
         q_own, k_own, v_own = self.project_qkv(x_BCD, positions_BC)
-        x_GPD = self.finish(x_GPD, attend(q, k, v, valid_GP))
-        x_BCD = self.finish(x_BCD, attend(q_own, k_own, v_own, valid_BC, prefix=(k, v, valid_GP)))
-        return (x_GPD, x_BCD), None
+        x_GPD = self.finish(x_GPD, attention(self._attention, q, k, v, valid_GP))
+        own = attention(self._attention, q_own, k_own, v_own, valid_BC, prefix=(k, v, valid_GP))
+        return (x_GPD, self.finish(x_BCD, own)), None
+
+    @property
+    def _attention(self) -> str:
+        return "plain" if self.is_initializing() else self.compute.attention  # weights are made with a row of one token
 
 
 class Transformer(nn.Module):

@@ -42,7 +42,11 @@ def terminal_table(comparison: Comparison) -> str:
     if tops:
         lines += [rule, "ceilings (guidance in the prompt)", *(_aligned(line, widths) for line in tops)]
     return "\n".join(
-        (*lines, rule, "± half a 95% interval over questions;  * the interval of the difference excludes 0")
+        (
+            *lines,
+            rule,
+            "± half a 95% interval, over seeds too if several;  * the interval of the difference excludes 0",
+        )
     )
 
 

@@ -4,7 +4,14 @@ import tiny_pipeline
 
 KINDS = {
     "sft": {"objective": "sft", "train.steps": 30, "train.checkpoint_every": 3},
-    "everything": {"objective": "distill_grpo", "evaluation.splits": ("eval",), "evaluation.limit": 6},
+    "everything": {
+        "objective": "distill_grpo",
+        "train.staleness": 1,  # the second step learns from a rollout that was sampled ahead
+        "divergence.importance": "prefix",
+        "divergence.importance_cap": 2.0,
+        "evaluation.splits": ("eval",),
+        "evaluation.limit": 6,
+    },
     "grpo": {
         "objective": "grpo",
         "rubrics.source": "none",
