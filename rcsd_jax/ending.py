@@ -33,7 +33,7 @@ PREEMPTED, ABORTED = 85, 134
 _LATE, _SECONDS, _WARM = 10, 1800.0, 3
 _LOOK_SECONDS = 5.0  # between two looks for the file STOP
 _LISTEN_SECONDS = 1.0  # between two looks whether the run was asked to end while it compiles
-_LEAVE_SECONDS = 5.0  # for a way out that closes files, before the way out that does not
+_PARTING_SECONDS = 5.0  # for a thread that may wait for a host that is gone
 # Where jax's preemption service tells all hosts that one of them was asked. Should it have another name one day, hosts
 # leave only between steps.
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"
@@ -73,12 +73,21 @@ def listen() -> None:
 
 def _take(number: int, frame: object) -> None:
     del frame
-    if not any(pulse.is_unsaved for pulse in _open):
-        print(_AT_ONCE, file=sys.stderr, flush=True)
+    if not _open:  # nothing is under way
         sys.exit(PREEMPTED)
+    if not any(pulse.is_unsaved for pulse in _open):
+        _leave(PREEMPTED)
     _signalled.set()
     signal.signal(number, signal.SIG_DFL)
     print("asked to end: saving as soon as nothing is under way; once more ends at once", file=sys.stderr, flush=True)
+
+
+def _leave(code: int) -> None:
+    """Ends this process now: an exception on its way out of a compilation can end in a segmentation fault."""
+    if not jax.distributed.is_initialized() or hosts.is_first():
+        shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor, which a progress line hides
+        print(f"{shown}{_AT_ONCE}", file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def _was_asked() -> bool:
@@ -141,7 +150,7 @@ class Pulse:
             self._beat.notify()
         self._closed.set()
         self._thread.join()
-        self._ear.join(_LEAVE_SECONDS)  # it may wait for a host that is gone
+        self._ear.join(_PARTING_SECONDS)
 
     def rest(self, is_resting: bool) -> None:
         """Whether no pulse is expected, see ``unwatched``."""
@@ -210,12 +219,7 @@ class Pulse:
         if jax.distributed.is_initialized():
             name = f"leave/{self._number}"
             code = hosts.verdict(name, not self.is_unsaved, lambda: 0 if self._stop.exists() else PREEMPTED)
-        elif self.is_unsaved or self._closed.wait(_LEAVE_SECONDS):  # else the main thread is where no signal reaches it
-            return
         else:
-            code = PREEMPTED
-        if code is None:
-            return
-        if hosts.is_first():
-            print(_AT_ONCE, file=sys.stderr, flush=True)
-        os._exit(code)
+            code = None if self.is_unsaved else PREEMPTED
+        if code is not None:
+            _leave(code)

@@ -166,7 +166,7 @@ COMPILES = """
 import hashlib
 from etils import epath
 from rcsd_jax import ending
-ending._LISTEN_SECONDS = ending._LEAVE_SECONDS = 0.1
+ending._LISTEN_SECONDS = 0.1
 ending.listen()
 with ending.Pulse(epath.Path("/nowhere/STOP")):
     print("compiles", flush=True)
