@@ -193,8 +193,10 @@ def value_and_gradient(transformer):
     return jax.jit(jax.value_and_grad(loss))(variables)
 
 
-def test_remat_trades_memory_for_work():
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_remat_trades_memory_for_work(tensor):
     architecture = dataclasses.replace(SMALL, layers=8)
+    mesh = sharding.make_mesh(sharding.MeshConfig(tensor=tensor), jax.devices()[:tensor])
     tokens_BT = jax.ShapeDtypeStruct((4, 128), jnp.int32)
 
     def cost(remat):
@@ -204,7 +206,8 @@ def test_remat_trades_memory_for_work():
             return transformer.apply(variables, *batch).sum()
 
         variables = jax.eval_shape(lambda key: lm.init(transformer, key), jax.random.key(0))
-        compiled = jax.jit(jax.grad(total)).lower(variables, tokens_BT, tokens_BT, tokens_BT).compile()
+        with jax.set_mesh(mesh):
+            compiled = jax.jit(jax.grad(total)).lower(variables, tokens_BT, tokens_BT, tokens_BT).compile()
         return compiled.memory_analysis().temp_size_in_bytes, compiled.cost_analysis()["flops"]
 
     costs = {remat: cost(remat) for remat in ("none", "dots", "full")}
