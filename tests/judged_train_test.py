@@ -32,15 +32,15 @@ def verdict(prompt, _n=0):
 
 
 def test_a_tiny_model_learns_a_step_from_a_judge_over_http(one_device, tmp_path, monkeypatch):
-    seen, collect = [], collector.Collector.__call__
+    seen, collect = [], collector.Collector.finish
 
-    def spy(self, state, t):
-        found = collect(self, state, t)
+    def spy(self, state, begun):
+        found = collect(self, state, begun)
         weight_BC, advantage_B = np.asarray(found.batch.weight_BC), np.asarray(found.batch.advantage_B)
         seen.append((found.problems, found.texts(), weight_BC, advantage_B))
         return found
 
-    monkeypatch.setattr(collector.Collector, "__call__", spy)
+    monkeypatch.setattr(collector.Collector, "finish", spy)
     with LoopbackJudge(verdict) as server:
         e = experiment(
             **JUDGED,
