@@ -117,10 +117,6 @@ class Collector:
             if experiment.has_kl_penalty:
                 self._base_logp = logp_step(learning.TeacherConfig("base"))
 
-    def __call__(self, state: TrainState, t: int) -> Collected:
-        """Rollout t, sampled and scored with the same weights."""
-        return self.finish(state, self.begin(state, t))
-
     def begin(self, state: TrainState, t: int) -> Begun:
         """Rollout t, and the teacher's analysis, by the weights of ``state``, which may be donated then.
 

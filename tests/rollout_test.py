@@ -34,11 +34,16 @@ def model():
         return models.load(RUBRIC.model, 0, MESH)
 
 
+def at_once(collector, state, t):
+    """Rollout t, sampled and scored with the same weights."""
+    return collector.finish(state, collector.begin(state, t))
+
+
 def collect(e, model, step=0, state=None, problems=PROBLEMS, guidance=GUIDANCE):
     """(scored batch, its questions, the collector) of one step."""
     with jax.set_mesh(MESH):
         collector = Collector(e, model, problems, guidance, MESH)
-        collected = collector(state or models.initial_state(e, model, MESH), step)
+        collected = at_once(collector, state or models.initial_state(e, model, MESH), step)
         return collected.batch, collected.problems, collector
 
 
@@ -73,7 +78,7 @@ def test_a_batch_is_a_function_of_seed_step_and_weights(model):
     assert asked == asked_again
     assert_equal(first, again)
     with jax.set_mesh(MESH):
-        later = collector(models.initial_state(RUBRIC, model, MESH), 4).batch
+        later = at_once(collector, models.initial_state(RUBRIC, model, MESH), 4).batch
     assert not np.array_equal(first.rollout.completion_BC, later.rollout.completion_BC)
     other_seed = collect(dataclasses.replace(RUBRIC, seed=1), model, step=3)[0]
     assert not np.array_equal(first.rollout.completion_BC, other_seed.rollout.completion_BC)
@@ -163,7 +168,7 @@ def test_reason_first_splices_the_sampled_analysis_into_the_teachers_prompt(mode
     assert all(len(ids) <= 5 and end not in ids for ids in written) and any(written)
     assert len({tuple(ids) for ids in written}) > 1, "every question has its own noise"
     with jax.set_mesh(MESH):
-        numbers = collector(models.initial_state(e, model, MESH), 2).numbers
+        numbers = at_once(collector, models.initial_state(e, model, MESH), 2).numbers
     assert numbers["teacher_tokens"] == sum(map(len, teachers))
     assert np.isfinite(scored.teacher_hidden_BCD).all()
     assert_equal(collect(e, model, step=2)[0], scored)
@@ -252,7 +257,7 @@ def test_a_purified_teacher_reads_question_and_context_together_and_each_alone(m
             batch = rollout.place_prompts(prompts, e.prompts.teacher_lengths, model.tokenizer.pad_id, MESH)
             alone = dataclasses.replace(scored, rollout=dataclasses.replace(scored.rollout, prompts=batch))
             np.testing.assert_allclose(look_BCD, hidden(model.transformer, state.variables, alone), atol=1e-5)
-        numbers = collector(state, 0).numbers
+        numbers = at_once(collector, state, 0).numbers
         assert numbers["teacher_tokens"] == sum(len(prompt) for prompts in placed[1:4] for prompt in prompts)
         head_VD = lm.head_VD(state.variables, model.transformer.architecture)
         given = learning.Given(model.transformer, e.loss, model.tokenizer.vocab_limit, teacher_head_VD=head_VD)
