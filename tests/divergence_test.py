@@ -91,12 +91,17 @@ def test_chunks_with_the_head_inside_give_the_sum_and_both_gradients_of_the_naiv
     np.testing.assert_allclose(d_head, d_logits.T @ wide[0], atol=1e-5)
 
 
-def test_rows_taken_in_blocks_give_what_they_give_together(monkeypatch):
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_rows_taken_in_blocks_give_what_they_give_together(monkeypatch, dtype):
     config, weight = DivergenceConfig(kind="jsd", entry_clip=0.05), np.linspace(0, 2, 8, dtype=np.float32)
-    together = total_and_gradients(config, *states(rows=8), weight)
+    given = states(rows=8, dtype=dtype)
+    together = total_and_gradients(config, *given, weight)
     monkeypatch.setattr(chunked_head, "BLOCK_BYTES", 2 * 4 * V)  # two rows
-    in_blocks = total_and_gradients(config, *states(rows=8), weight)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), in_blocks, together)
+    in_blocks = total_and_gradients(config, *given, weight)
+    # A last bit of bfloat16 may fall the other way.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5 if dtype == jnp.float32 else 1e-2, atol=1e-6)
+    jax.tree.map(lambda x, y: close(np.float32(x), np.float32(y)), in_blocks, together)
+    assert any(np.any(x) for x in in_blocks[1])
 
 
 def test_a_purified_target_is_the_question_moved_by_what_the_context_adds_to_itself():
