@@ -141,9 +141,9 @@ def test_the_judge_has_the_weights_that_training_began_with(one_device):
     """Also where the student's have become useless: it writes nothing of sense, and is told so with a sound verdict."""
     mesh, model = sharding.make_mesh(SELF.mesh), parrot(VERDICT)
     with jax.set_mesh(mesh):
-        collect = collector.Collector(SELF, model, [PROBLEM] * SELF.train.questions, {}, mesh)
+        own = collector.Collector(SELF, model, [PROBLEM] * SELF.train.questions, {}, mesh)
         state = initial_state(SELF, model, mesh)
         state = dataclasses.replace(state, variables=jax.tree.map(jnp.zeros_like, state.variables))
-        found = collect(state, 0)
+        found = own.finish(state, own.begin(state, 0))
     assert "score" not in found.texts()[0][0]
     assert found.numbers["reward"] == pytest.approx(6 / 9) and found.numbers["unjudged"] == 0
