@@ -147,10 +147,9 @@ def _forward(loss, vocab_limit, head_trainable, hidden, head_VD, teacher_VD, row
         teacher_UV = _teacher_logits(teacher_UD, teacher_VD, vocab_limit)
         logits_UV = logits_of(hidden_UD, compute_VD, vocab_limit)
         sums, dlogits_UV = _in_blocks(loss, hidden.dtype, (logits_UV, teacher_UV, rows_U, weight_U))
-        dhidden_UD = jnp.einsum("uv,vd->ud", dlogits_UV, compute_VD, preferred_element_type=jnp.float32)
         if head_trainable:
             dhead_VD += _outer_products(dlogits_UV, hidden_UD)
-        return dhead_VD, (sums, sharding.constrain(dhidden_UD, "batch", None).astype(hidden.dtype))
+        return dhead_VD, (sums, _of_states(dlogits_UV, compute_VD).astype(hidden.dtype))
 
     nothing = jnp.zeros(head_VD.shape, jnp.float32) if head_trainable else None
     dhead_VD, (sums, dhidden) = jax.lax.scan(body, nothing, (hidden, rows))
@@ -184,6 +183,26 @@ def _in_blocks(loss: Callable, dtype: jnp.dtype, arguments: tuple) -> tuple[Tree
     bits = jnp.uint16 if dtype == jnp.bfloat16 else jnp.uint32
     sums, bits_XUV = jax.lax.map(as_bits, jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), arguments))
     return _total(sums), jax.lax.bitcast_convert_type(bits_XUV.reshape(U, V), dtype)
+
+
+def _of_states(dlogits_UV: Array, head_VD: Array) -> Array:
+    """The derivative by hidden states, float32 [U, D]. A device multiplies the words that it has, and gets rows back.
+
+    Left to itself the compiler may gather the derivatives by all words instead.
+    """
+
+    def product(dlogits_UV: Array, head_VD: Array) -> Array:
+        return jnp.einsum("uv,vd->ud", dlogits_UV, head_VD, preferred_element_type=jnp.float32)
+
+    def on_device(dlogits_UV: Array, head_VD: Array) -> Array:
+        return jax.lax.psum(jax.lax.psum_scatter(product(dlogits_UV, head_VD), "fsdp", tiled=True), "tensor")
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1 or len(dlogits_UV) % sharding.row_parts(mesh):
+        return sharding.constrain(product(dlogits_UV, head_VD), "batch", None)
+    words, head = sharding.spec(("few_rows", "vocab")), sharding.spec(("vocab", None))
+    rows = sharding.spec(("batch", None))
+    return jax.shard_map(on_device, in_specs=(words, head), out_specs=rows, check_vma=False)(dlogits_UV, head_VD)
 
 
 def _outer_products(left_UV: Array, right_UD: Array) -> Array:
