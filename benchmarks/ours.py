@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from benchmarks.case import Case
 from benchmarks.side import Once, serve
-from rcsd_jax import learning, lm
+from rcsd_jax import learning, lm, memory
 from rcsd_jax.checkpoint import Checkpoints, Meta
 from rcsd_jax.types import CUT, Array, PromptBatch, Rollout, ScoredBatch, TrainState, Tree
 
@@ -109,6 +109,7 @@ class Learner:
     """The teacher's pass and the train step, again and again, on one state."""
 
     def __init__(self, case: Case, teacher: str):
+        memory.keep_freed()  # as a run does
         self.transformer, config = transformer_of(case), learning.TeacherConfig(teacher)
         self.state = state_of(case, self.transformer, config)
         self.teacher_prompts = prompts_of(case, case.teacher_prompt)
