@@ -17,9 +17,13 @@ PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "trl", "l
 
 
 def commit() -> str:
-    """The commit, with -dirty if files have changed since."""
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    """The commit, with -dirty if files have changed since; what benchmarks write under docs is none of them."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
+    return (git("describe", "--always") + ("-dirty" if dirty else "")) or "unknown"
 
 
 def describe(environment: Mapping[str, str]) -> str:

@@ -109,7 +109,6 @@ class Learner:
     """The teacher's pass and the train step, again and again, on one state."""
 
     def __init__(self, case: Case, teacher: str):
-        memory.keep_freed()  # as a run does
         self.transformer, config = transformer_of(case), learning.TeacherConfig(teacher)
         self.state = state_of(case, self.transformer, config)
         self.teacher_prompts = prompts_of(case, case.teacher_prompt)
@@ -306,4 +305,5 @@ TASKS = {
 }
 
 if __name__ == "__main__":
+    memory.keep_freed()  # as a run does
     serve(TASKS, device_peak)
