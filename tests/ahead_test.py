@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from rcsd_jax import ahead, config, dry_run, learning, lm, sharding
+from rcsd_jax.ahead import findings
 
 TINY = {"width": 64, "layers": 3, "heads": 8, "kv_heads": 4, "head_width": 16, "mlp_width": 128}
 HAS_TPU_COMPILER = importlib.util.find_spec("libtpu") is not None
@@ -96,6 +97,17 @@ def test_for_a_tpu_memory_and_time_are_held_against_the_chip(told):
     assert "15.75 GiB each" in text and "everything fits; a step takes at least" in text
     assert "bound by network" in text  # so small a model has nothing to compute
     assert all(0 < x.memory < V5E.memory for x in found.values())
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Ran out of memory in memory space hbm. Used 20.51G of 15.75G hbm. Exceeded hbm capacity by 4.76G.",
+        "the total memory required for HLO temporaries (20.51G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_what_is_too_large_is_understood_in_every_wording_of_the_compiler(message):
+    assert findings.TOO_LARGE.search(message).groups() == ("20.51", "G")
 
 
 def compiled_text(function, *arguments):

@@ -11,9 +11,10 @@ import references_naive as naive
 from jax.sharding import NamedSharding
 
 from rcsd_jax import sharding
-from rcsd_jax.learning import DivergenceConfig, chunked_head, cross_entropy_sum, divergence_sum
+from rcsd_jax.learning import DivergenceConfig, cross_entropy_sum, divergence_sum
 from rcsd_jax.learning.chunked_head import States, chunks
 from rcsd_jax.learning.divergence import KINDS, SUPPORTS, target_logits, token_divergence
+from rcsd_jax.lm import scoring
 from rcsd_jax.sharding import MeshConfig
 
 U, V, D = 11, 37, 8  # odd sizes: chunks need padding
@@ -96,7 +97,7 @@ def test_rows_taken_in_blocks_give_what_they_give_together(monkeypatch, dtype):
     config, weight = DivergenceConfig(kind="jsd", entry_clip=0.05), np.linspace(0, 2, 8, dtype=np.float32)
     given = states(rows=8, dtype=dtype)
     together = total_and_gradients(config, *given, weight)
-    monkeypatch.setattr(chunked_head, "BLOCK_BYTES", 2 * 4 * V)  # two rows
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 2 * 4 * V)  # two rows
     in_blocks = total_and_gradients(config, *given, weight)
     # A last bit of bfloat16 may fall the other way.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5 if dtype == jnp.float32 else 1e-2, atol=1e-6)

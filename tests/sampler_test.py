@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import chisquare
 
 from rcsd_jax import compilations, lm, sharding
-from rcsd_jax.lm import decoding
+from rcsd_jax.lm import decoding, scoring
 from rcsd_jax.lm import sampler as sampler_file
 from rcsd_jax.lm.sampler import Sampler
 from rcsd_jax.lm.sampling import SamplingConfig, row_noise
@@ -207,6 +207,14 @@ def test_a_cache_that_grows_changes_nothing(monkeypatch):
     assert sampler_file.cache_lengths(ROOM) == (2, 4, ROOM)
     growing = Sampler(transformer, HOT, samples=4, eos_ids=(), pad_id=PAD, vocab_limit=LIMIT)
     rollout = growing(variables, PROMPTS, jax.random.key(0), QUESTIONS)
+    assert_same_completions(rollout, rollout_of(transformer, variables))
+
+
+def test_rows_that_are_drawn_in_blocks_draw_the_same(monkeypatch):
+    transformer, variables = model("llama")
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * 4 * VOCAB)  # 3 blocks of 4 rows
+    in_blocks = Sampler(transformer, HOT, samples=4, eos_ids=(), pad_id=PAD, vocab_limit=LIMIT)
+    rollout = in_blocks(variables, PROMPTS, jax.random.key(0), QUESTIONS)
     assert_same_completions(rollout, rollout_of(transformer, variables))
 
 

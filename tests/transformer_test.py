@@ -267,12 +267,12 @@ def test_a_layer_at_a_time_is_the_whole_decoder():
     lora = lm.LoraConfig(rank=3, targets=("q", "down"))
     transformer, variables = build(lora=lora)
     tokens_BT, segments_BT = tokens_of(2, 2, 9), jnp.ones((2, 9), jnp.int32)
-    positions_BT = jnp.tile(jnp.arange(9), (2, 1))
+    rotation = lm.rotation_of(jnp.tile(jnp.arange(9), (2, 1)), SMALL)
     block = lm.Block(SMALL, transformer.compute, lora)
     x = transformer.apply(variables, tokens_BT, method="embed_tokens")
     for index in range(SMALL.layers):
         layer = lm.layer_variables(variables, index)
-        q, k, v = block.apply(layer, x, positions_BT, method="project_qkv")
+        q, k, v = block.apply(layer, x, rotation, method="project_qkv")
         x = block.apply(layer, x, lm.attend(q, k, v, segments_BT), method="finish")
     close(transformer.apply(variables, x, method="normalise"), run(transformer, variables, tokens_BT))
 

@@ -17,7 +17,8 @@ from rcsd_jax.ahead.functions import Function, Subject, abstract_state, cache_by
 from rcsd_jax.ahead.program import Collective, Cost, Program
 from rcsd_jax.types import Tree
 
-TOO_LARGE = re.compile(r"Used ([\d.]+)([GMK]) of ([\d.]+)([GMK]) hbm")
+# In the compiler's words, of all that must lie there or of temporary arrays alone.
+TOO_LARGE = re.compile(r"(?:Used |temporaries \()([\d.]+)([GMK])(?: of|\) exceeds)")
 
 
 @dataclasses.dataclass(frozen=True)

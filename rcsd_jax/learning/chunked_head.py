@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rcsd_jax import sharding
-from rcsd_jax.lm import logit_at, logits_of
+from rcsd_jax.lm import logit_at, logits_of, rows_in_cache
 from rcsd_jax.masked import masked_sum
 from rcsd_jax.types import Array, Tree
 
@@ -24,8 +24,6 @@ from rcsd_jax.types import Array, Tree
 # matrix products read the head more than they use it; with more, a small vocabulary falls out of the cache.
 CHUNK_BYTES = 64 * 2**20
 FEWEST_TOKENS, MOST_TOKENS = 256, 1024
-# A CPU goes through a chunk's logits many times: for so many at once they stay in its cache.
-BLOCK_BYTES = 3 * 2**20
 
 # (logits_UV, the teacher's or None, rows) -> (loss_U, metrics by name, each _U)
 LossOfLogits = Callable[[Array, Any, Tree], tuple[Array, dict[str, Array]]]
@@ -176,7 +174,7 @@ def _in_blocks(loss: Callable, dtype: jnp.dtype, arguments: tuple) -> tuple[Tree
         return sums, jax.lax.bitcast_convert_type(dlogits_UV, bits)
 
     U, V = arguments[0].shape
-    size = 1 << max(0, (BLOCK_BYTES // (4 * V)).bit_length() - 1)
+    size = rows_in_cache(V)
     if sharding.platform() != "cpu" or U % size or size >= U or jax.sharding.get_abstract_mesh().size > 1:
         return of_rows(arguments)
     # XLA:CPU updates a bfloat16 array by way of a float32 copy of all of it, at every block; one of integers in place.

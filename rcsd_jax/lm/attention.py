@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,10 +39,23 @@ def rope_frequencies(architecture: Architecture) -> np.ndarray:
     return frequency.astype(np.float32)
 
 
-def rotate(x_BTNH: Array, positions_BT: Array, frequencies: np.ndarray) -> Array:
+class Rotation(NamedTuple):
+    """Cosines and sines of the angles at each position, for each pair of coordinates; float32."""
+
+    cos_BT1F: Array
+    sin_BT1F: Array
+
+
+def rotation_of(positions_BT: Array, architecture: Architecture) -> Rotation:
+    """What ``rotate`` needs, the same in all layers; F is H/2."""
+    frequency_111F = rope_frequencies(architecture)[None, None, None, :]
+    angle_BT1F = positions_BT[:, :, None, None].astype(jnp.float32) * frequency_111F
+    return Rotation(jnp.cos(angle_BT1F), jnp.sin(angle_BT1F))
+
+
+def rotate(x_BTNH: Array, rotation: Rotation) -> Array:
     """Rotary embedding in the half-split layout of Hugging Face: coordinate i pairs with i + H/2."""
-    angle_BT1F = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies[None, None, None, :]
-    cos, sin = jnp.cos(angle_BT1F), jnp.sin(angle_BT1F)
+    cos, sin = rotation
     first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BTNH.dtype)
 

@@ -60,7 +60,7 @@ class ContinuousSampler:
         state = dict.fromkeys((field.name for field in dataclasses.fields(Decoding)), rows)
         state = Decoding(**state | {"step": sharding.replicated(mesh), "cache": heads})
         both = Prefix(heads, rows), state
-        self._view = jax.jit(self._decoder.weights)
+        self._view = jax.jit(self._decoder.weights, static_argnums=1)
         self._blank = jax.jit(self._empty, static_argnums=0, out_shardings=both)
         self._fill = compilations.jit("fill", self._filled, donate_argnums=(1, 2), out_shardings=both)
         self._run = compilations.jit("decode", self._advanced, donate_argnums=2, out_shardings=state)
@@ -79,8 +79,8 @@ class ContinuousSampler:
         """
         check_prompts(prompts, question_U)
         asked = jax.tree.map(np.asarray, (prompts, question_U))
-        weights, waiting = self._view(variables), collections.deque(range(len(question_U)))
-        prefix, state = self._blank(prompts.tokens_GP.shape[1])
+        P, waiting = prompts.tokens_GP.shape[1], collections.deque(range(len(question_U)))
+        weights, (prefix, state) = self._view(variables, P), self._blank(P)
         place_G, ended = np.full(self._questions, FREE), None
         while waiting or (place_G != FREE).any():
             while waiting and (free := np.flatnonzero(place_G == FREE)).size >= min(self._together, len(waiting)):

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from rcsd_jax import sharding
-from rcsd_jax.lm.attention import attend
+from rcsd_jax.lm.attention import Rotation, attend, rotation_of
 from rcsd_jax.lm.products import product
 from rcsd_jax.lm.sampling import SamplingConfig, draw, row_noise
-from rcsd_jax.lm.scoring import only_tokens
+from rcsd_jax.lm.scoring import only_tokens, rows_in_cache
 from rcsd_jax.lm.transformer import Block, Transformer, head_VD, layer_variables, positions_of
 from rcsd_jax.types import CUT, FINISHED, RUNNING, Array, PromptBatch, Tree
 
@@ -33,10 +33,14 @@ Cache = tuple[tuple[Array, Array], ...]  # (keys, values) of every layer
 
 
 class Weights(NamedTuple):
-    """The model as the step reads it, in the compute dtype: each layer by itself, and all that is not a layer."""
+    """The model as the step reads it, in the compute dtype: each layer by itself, and all that is not a layer.
+
+    ``rotation`` is of one row of all positions. Worked out in the step, it would be so in every layer, for every head.
+    """
 
     layers: list[Tree]
     rest: Tree
+    rotation: Rotation
 
 
 @flax.struct.dataclass
@@ -110,13 +114,15 @@ class Decoder:
         if not 0 <= self.pad_id < size:
             raise ValueError(f"pad_id is {self.pad_id}, the model has {size} rows: use one of them, such as an EOS id")
 
-    def weights(self, variables: Tree) -> Weights:
-        """The view of ``variables`` that :meth:`step` takes; made once, outside of any loop."""
+    def weights(self, variables: Tree, P: int) -> Weights:
+        """The view of ``variables`` that :meth:`step` takes for prompts of P tokens; made once, outside of any loop."""
         dtype = jnp.dtype(self.transformer.compute.dtype)
         # Every weight is used in the compute dtype anyway, so the cast changes no number.
         variables = jax.tree.map(lambda weight: weight.astype(dtype), variables)
         layers = [layer_variables(variables, index) for index in range(self.transformer.architecture.layers)]
-        return Weights(layers, {"params": {k: v for k, v in variables["params"].items() if k != "layers"}})
+        rest = {"params": {k: v for k, v in variables["params"].items() if k != "layers"}}
+        positions_1T = jnp.arange(P + self.sampling.max_new_tokens)[None]
+        return Weights(layers, rest, rotation_of(positions_1T, self.transformer.architecture))
 
     def no_prompts(self, G: int, P: int) -> Prefix:
         """Room for G prompts of P tokens."""
@@ -170,10 +176,10 @@ class Decoder:
 
     def _read_prompts(self, variables: Tree, prompts: PromptBatch) -> tuple[Array, Prefix]:
         """The hidden states [G, D] that predict the first new token, and the prompts' keys and values."""
-        positions_GP = positions_of(prompts.valid_GP)
+        rotation = rotation_of(positions_of(prompts.valid_GP), self.transformer.architecture)
 
         def layer(x_GPD: Array, weights: Tree) -> tuple[Array, tuple[Array, Array]]:
-            q, k, v = _apply(self._block, weights, x_GPD, positions_GP, method="project_qkv")
+            q, k, v = _apply(self._block, weights, x_GPD, rotation, method="project_qkv")
             x_GPD = _apply(self._block, weights, x_GPD, attend(q, k, v, prompts.valid_GP), method="finish")
             return x_GPD, (self._cached(k), self._cached(v))
 
@@ -188,6 +194,7 @@ class Decoder:
         B, S = state.born_B.size, state.cache[0][0].shape[2]
         slot, age_B = (state.step - 1) % S, state.step - state.born_B
         positions_B1 = (jnp.repeat(prefix.length_G, self.samples) + age_B - 1)[:, None]
+        rotation = jax.tree.map(lambda table_1T1F: table_1T1F[0][positions_B1], weights.rotation)
         here_B1 = jnp.ones((B, 1), bool)
         filled_BS = (slot - jnp.arange(S))[None, :] % S < age_B[:, None]
 
@@ -198,7 +205,7 @@ class Decoder:
         x_B1D, cache = _apply(self.transformer, weights.rest, last_B1, FEW_ROWS, method="embed_tokens"), []
         block = Block(self.transformer.architecture, self.transformer.compute, self.transformer.lora, FEW_ROWS)
         for layer, (k_GKPH, v_GKPH), (k_BKSH, v_BKSH) in zip(weights.layers, prefix.cache, state.cache, strict=True):
-            q, k, v = _apply(block, layer, x_B1D, positions_B1, method="project_qkv")
+            q, k, v = _apply(block, layer, x_B1D, rotation, method="project_qkv")
             q, k, v = (sharding.constrain(x, "batch", None, "heads", None) for x in (q, k, v))
             k_BKSH, v_BKSH = extended(k_BKSH, k), extended(v_BKSH, v)
             cache.append((k_BKSH, v_BKSH))
@@ -223,7 +230,7 @@ class Decoder:
         logits_BV = sharding.constrain(only_tokens(logits_BV, self.vocab_limit), "few_rows", "vocab")
         logits_BV = sharding.constrain(logits_BV, "batch", "vocab_of_rows")
         noise_B = _column(state.noise_BC, state.step)[:, 0]
-        token_B, logp_B, tempered_logp_B, sampling_logp_B = sharding.by_rows(self._drawn)(logits_BV, noise_B)
+        token_B, logp_B, tempered_logp_B, sampling_logp_B = sharding.by_rows(self._drawn_in_blocks)(logits_BV, noise_B)
         running_B = state.finish_B == RUNNING
         length_B = state.length_B + running_B.astype(jnp.int32)
         ended_B = jnp.isin(token_B, jnp.array(self.eos_ids, jnp.int32))
@@ -240,6 +247,14 @@ class Decoder:
             length_B=length_B,
             finish_B=jnp.where(running_B, reason_B, state.finish_B),
         )
+
+    def _drawn_in_blocks(self, logits_BV: Array, noise_B: Array) -> Tree:
+        B, V = logits_BV.shape
+        size = rows_in_cache(V)
+        if sharding.platform() != "cpu" or size >= B or B % size:
+            return self._drawn(logits_BV, noise_B)
+        blocks = logits_BV.reshape(-1, size, V), noise_B.reshape(-1, size)
+        return jax.tree.map(jnp.ravel, jax.lax.map(lambda block: self._drawn(*block), blocks))
 
     def _drawn(self, logits_BV: Array, noise_B: Array) -> tuple[Array, Array, Array, Array]:
         """A token of each row, and its log-probabilities as the fields of :class:`Drawn` have them."""

@@ -56,7 +56,8 @@ def sample(
     """
     decoder = Decoder(transformer, sampling, samples, eos_ids, pad_id, vocab_limit)
     check_prompts(prompts, question_G)
-    weights, lengths = decoder.weights(variables), cache_lengths(sampling.max_new_tokens)
+    weights = decoder.weights(variables, prompts.tokens_GP.shape[1])
+    lengths = cache_lengths(sampling.max_new_tokens)
     head = head_VD(weights.rest, transformer.architecture)
     prefix, state = decoder.begin(variables, head, prompts, key, question_G, slots=lengths[0])
     for slots in lengths:

@@ -13,6 +13,8 @@ from rcsd_jax.types import Array, PromptBatch, Tree
 
 # The logit of a row of the vocabulary that has no token. Finite: inf - inf would be NaN in a difference of two models.
 NEVER = -1e30
+# A CPU goes through a chunk's logits many times: for so many at once they stay in its cache.
+BLOCK_BYTES = 3 * 2**20
 
 
 def logits_of(hidden_UD: Array, head_VD: Array, vocab_limit: int) -> Array:
@@ -22,6 +24,11 @@ def logits_of(hidden_UD: Array, head_VD: Array, vocab_limit: int) -> Array:
     hidden_UD = sharding.constrain(hidden_UD, "few_rows", None)
     logits_UV = jnp.einsum("ud,vd->uv", hidden_UD, head_VD, preferred_element_type=jnp.float32)
     return only_tokens(sharding.constrain(logits_UV, "few_rows", "vocab"), vocab_limit)
+
+
+def rows_in_cache(V: int) -> int:
+    """How many rows of float32 logits a CPU best works on at a time: a power of two."""
+    return 1 << max(0, (BLOCK_BYTES // (4 * V)).bit_length() - 1)
 
 
 def only_tokens(logits_UV: Array, vocab_limit: int) -> Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rcsd_jax import sharding
 from rcsd_jax.lm.architecture import Architecture, Compute, LoraConfig
-from rcsd_jax.lm.attention import attention, rope_frequencies, rotate
+from rcsd_jax.lm.attention import Rotation, attention, rotate, rotation_of
 from rcsd_jax.lm.weights import Linear, Norm, Table, project
 from rcsd_jax.types import Array, Tree
 
@@ -55,7 +55,7 @@ class Block(nn.Module):
     def _norm(self, width: int) -> Norm:
         return Norm(width, self.architecture.norm_eps, self.compute)
 
-    def project_qkv(self, x_BTD: Array, positions_BT: Array) -> tuple[Array, Array, Array]:
+    def project_qkv(self, x_BTD: Array, rotation: Rotation) -> tuple[Array, Array, Array]:
         """Queries [B, T, N, H], keys and values [B, T, K, H], normed and rotated."""
         a = self.architecture
         B, T, _ = x_BTD.shape
@@ -65,8 +65,7 @@ class Block(nn.Module):
         k_BTKH, v_BTKH = (x.reshape(B, T, a.kv_heads, a.head_width) for x in (k, v))
         if a.qk_norm:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
-        frequencies = rope_frequencies(a)
-        return rotate(q_BTNH, positions_BT, frequencies), rotate(k_BTKH, positions_BT, frequencies), v_BTKH
+        return rotate(q_BTNH, rotation), rotate(k_BTKH, rotation), v_BTKH
 
     def _projected(self, x_BTD: Array, *linears: Linear) -> list[Array]:
         # Few rows of decoding gain nothing: there is no backward pass, and the fused kernel would be copied every step.
@@ -82,18 +81,18 @@ class Block(nn.Module):
         x_BTD = x_BTD + self.down_proj(nn.silu(gate_BTF) * up_BTF)
         return sharding.constrain(x_BTD, *self.stream)
 
-    def __call__(self, x_BTD: Array, positions_BT: Array, segments_BT: Array) -> tuple[Array, None]:
+    def __call__(self, x_BTD: Array, rotation: Rotation, segments_BT: Array) -> tuple[Array, None]:
         """One layer over whole rows; the None is for ``nn.scan``."""
-        q, k, v = self.project_qkv(x_BTD, positions_BT)
+        q, k, v = self.project_qkv(x_BTD, rotation)
         return self.finish(x_BTD, attention(self._attention, q, k, v, segments_BT)), None
 
     def with_prefix(
-        self, x: tuple[Array, Array], positions: tuple[Array, Array], valid: tuple[Array, Array]
+        self, x: tuple[Array, Array], rotations: tuple[Rotation, Rotation], valid: tuple[Array, Array]
     ) -> tuple[tuple[Array, Array], None]:
         """One layer over prompts [G, P, D] and the completions [B, C, D] that continue them."""
-        (x_GPD, x_BCD), (positions_GP, positions_BC), (valid_GP, valid_BC) = x, positions, valid
-        q, k, v = self.project_qkv(x_GPD, positions_GP)
-        q_own, k_own, v_own = self.project_qkv(x_BCD, positions_BC)
+        (x_GPD, x_BCD), (of_prompts, of_completions), (valid_GP, valid_BC) = x, rotations, valid
+        q, k, v = self.project_qkv(x_GPD, of_prompts)
+        q_own, k_own, v_own = self.project_qkv(x_BCD, of_completions)
         x_GPD = self.finish(x_GPD, attention(self._attention, q, k, v, valid_GP))
         own = attention(self._attention, q_own, k_own, v_own, valid_BC, prefix=(k, v, valid_GP))
         return (x_GPD, self.finish(x_BCD, own)), None
@@ -127,7 +126,8 @@ class Transformer(nn.Module):
         """
         if self.is_initializing() and not self.architecture.tied:
             self.lm_head()
-        x_BTD = self._through_layers("__call__", self.embed_tokens(tokens_BT), positions_BT, segments_BT)
+        rotation = rotation_of(positions_BT, self.architecture)
+        x_BTD = self._through_layers("__call__", self.embed_tokens(tokens_BT), rotation, segments_BT)
         return self.final_norm(x_BTD)
 
     def with_prefix(self, tokens_GP: Array, valid_GP: Array, tokens_BC: Array, valid_BC: Array) -> Array:
@@ -144,7 +144,8 @@ class Transformer(nn.Module):
         positions_GP = positions_of(valid_GP)
         positions_BC = jnp.repeat(length_G, B // G)[:, None] + jnp.arange(C)[None, :]
         x = self.embed_tokens(tokens_GP), self.embed_tokens(tokens_BC)
-        x_GPD, x_BCD = self._through_layers("with_prefix", x, (positions_GP, positions_BC), (valid_GP, valid_BC))
+        rotations = tuple(rotation_of(positions, self.architecture) for positions in (positions_GP, positions_BC))
+        x_GPD, x_BCD = self._through_layers("with_prefix", x, rotations, (valid_GP, valid_BC))
         # The last token of the prompt predicts the first of the completion.
         first_B1D = jnp.repeat(x_GPD[:, -1:], B // G, axis=0)
         return self.final_norm(jnp.concatenate([first_B1D, x_BCD[:, :-1]], axis=1))
@@ -160,13 +161,13 @@ class Transformer(nn.Module):
         """The final norm: from the output of the last layer to the hidden states."""
         return self.final_norm(x_BTD)
 
-    def _through_layers(self, method: str, x: Tree, positions: Tree, segments: Tree) -> Tree:
+    def _through_layers(self, method: str, x: Tree, rotations: Tree, segments: Tree) -> Tree:
         if self.compute.scan_layers or self.is_initializing():
-            return getattr(self.layers, method)(x, positions, segments)[0]
+            return getattr(self.layers, method)(x, rotations, segments)[0]
         block = Block(self.architecture, self.compute, self.lora, parent=None)
 
         def layer(weights: Tree, x: Tree) -> Tree:
-            return block.apply(weights, x, positions, segments, method=method)[0]
+            return block.apply(weights, x, rotations, segments, method=method)[0]
 
         if self.compute.remat != "none":
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.compute.remat])
