@@ -1,4 +1,4 @@
-"""docs/results/speed.md: one section for each file of measurements in docs/results/speed/, then the curves."""
+"""docs/results/speed.md: one section for each file in docs/results/speed/, those of ``benchmarks.run`` first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from benchmarks.side import ROOT
 RESULTS = ROOT / "docs" / "results"
 INTRODUCTION = """# Speed and memory
 
-Written by `python -m benchmarks.run --save=<name>` and `python -m benchmarks.growth`; nothing here is typed in by hand.
+Written by `python -m benchmarks.run --save=<name>`, `benchmarks.growth` and `benchmarks.overlap`; nothing here is typed
+in by hand.
 Random weights, the same sizes on every side, no completion ends early. Sides are processes that take turns (A B A B).
 
 - **seconds**: median (least to most) of the rounds; **takes** "2 x ours": median over the rounds of
@@ -39,9 +40,7 @@ def write() -> None:
     """The page from what lies beside it."""
     folder = RESULTS / "speed"
     parts = [section(path.stem, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
-    growth = folder / "growth.md"
-    if growth.exists():
-        parts.append(growth.read_text())
+    parts += [path.read_text() for path in sorted(folder.glob("*.md"))]
     (RESULTS / "speed.md").write_text("\n".join([INTRODUCTION, *parts]))
 
 
