@@ -201,18 +201,21 @@ class Decoder:
         def extended(cache_BKSH: Array, new_B1KH: Array) -> Array:
             return jax.lax.dynamic_update_slice_in_dim(cache_BKSH, self._cached(new_B1KH), slot, axis=2)
 
+        @jax.jit  # traced once for all layers
+        def through(layer: Tree, x_B1D: Array, of_prompts: tuple[Array, Array], own: tuple[Array, Array]) -> Any:
+            q, k, v = _apply(block, layer, x_B1D, rotation, method="project_qkv")
+            q, k, v = (sharding.constrain(x, "batch", None, "heads", None) for x in (q, k, v))
+            own = extended(own[0], k), extended(own[1], v)
+            shared = *map(self._uncached, of_prompts), prefix.valid_GP
+            attended = attend(q, *map(self._uncached, own), here_B1, filled_BS, causal=False, prefix=shared)
+            return _apply(block, layer, x_B1D, attended, method="finish"), own
+
         last_B1 = _column(state.drawn.completion_BC, state.step - 1)
         x_B1D, cache = _apply(self.transformer, weights.rest, last_B1, FEW_ROWS, method="embed_tokens"), []
         block = Block(self.transformer.architecture, self.transformer.compute, self.transformer.lora, FEW_ROWS)
-        for layer, (k_GKPH, v_GKPH), (k_BKSH, v_BKSH) in zip(weights.layers, prefix.cache, state.cache, strict=True):
-            q, k, v = _apply(block, layer, x_B1D, rotation, method="project_qkv")
-            q, k, v = (sharding.constrain(x, "batch", None, "heads", None) for x in (q, k, v))
-            k_BKSH, v_BKSH = extended(k_BKSH, k), extended(v_BKSH, v)
-            cache.append((k_BKSH, v_BKSH))
-            shared = self._uncached(k_GKPH), self._uncached(v_GKPH), prefix.valid_GP
-            own = self._uncached(k_BKSH), self._uncached(v_BKSH)
-            attended = attend(q, *own, here_B1, filled_BS, causal=False, prefix=shared)
-            x_B1D = _apply(block, layer, x_B1D, attended, method="finish")
+        for layer, of_prompts, own in zip(weights.layers, prefix.cache, state.cache, strict=True):
+            x_B1D, own = through(layer, x_B1D, of_prompts, own)
+            cache.append(own)
         return _apply(self.transformer, weights.rest, x_B1D, method="normalise")[:, 0], tuple(cache)
 
     def _cached(self, new_BTKH: Array) -> Array:
