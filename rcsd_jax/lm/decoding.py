@@ -205,9 +205,10 @@ class Decoder:
         def through(layer: Tree, x_B1D: Array, of_prompts: tuple[Array, Array], own: tuple[Array, Array]) -> Any:
             q, k, v = _apply(block, layer, x_B1D, rotation, method="project_qkv")
             q, k, v = (sharding.constrain(x, "batch", None, "heads", None) for x in (q, k, v))
-            own = extended(own[0], k), extended(own[1], v)
-            shared = *map(self._uncached, of_prompts), prefix.valid_GP
-            attended = attend(q, *map(self._uncached, own), here_B1, filled_BS, causal=False, prefix=shared)
+            own = k_BKSH, v_BKSH = extended(own[0], k), extended(own[1], v)
+            shared = self._uncached(of_prompts[0]), self._uncached(of_prompts[1]), prefix.valid_GP
+            keys, values = self._uncached(k_BKSH), self._uncached(v_BKSH)
+            attended = attend(q, keys, values, here_B1, filled_BS, causal=False, prefix=shared)
             return _apply(block, layer, x_B1D, attended, method="finish"), own
 
         last_B1 = _column(state.drawn.completion_BC, state.step - 1)
