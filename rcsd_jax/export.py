@@ -6,6 +6,7 @@ finished run has its last one in ``model/`` already; this is for a run that goes
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import jax
@@ -34,7 +35,7 @@ def export(experiment: config.Experiment, workdir: str, folder: str, step: int |
     mesh = sharding.make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
         model = models.of(experiment, mesh)
-        meta = sources.of(experiment, model, mesh).meta
+        meta = dataclasses.replace(sources.of(experiment, model, mesh).meta, config_hash=run.config_hash)
         with checkpoint.Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
             restored = checkpoints.restore(models.abstract_state(experiment, model.transformer, mesh), meta, step=step)
         if restored is None:

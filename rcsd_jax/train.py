@@ -65,7 +65,7 @@ def train(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
             "weight would be rounded away, use 'float32' (compute.dtype may stay) or config.model.trainable='lora'"
         )
     mesh = sharding.make_mesh(experiment.mesh)
-    sharding.check_rows(_rows(experiment), mesh)
+    sharding.check_rows(rows(experiment), mesh)
     folder = Workdir(workdir, experiment)
     summary = folder.done()
     if summary is not None:
@@ -82,7 +82,8 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
     model = models.of(e, mesh)
     transformer, tokenizer = model.transformer, model.tokenizer
     source = sources.of(e, model, mesh)
-    hosts.agree(dataclasses.asdict(source.meta))
+    meta = dataclasses.replace(source.meta, config_hash=folder.config_hash)
+    hosts.agree(dataclasses.asdict(meta))
     if "rubrics" in source.facts and e.rubrics.control != "as_is":
         problems = questions.load(e.data, e.data.split)
         guidance = questions.guidance(e, problems)
@@ -106,7 +107,7 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
         abstract = models.abstract_state(e, transformer, mesh)
         copies = 1 if hosts.from_first(lambda: any((folder / "checkpoints").glob("[0-9]*"))) else COPIES
         folder.check_room(copies * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
-        restored = checkpoints.restore(abstract, source.meta)
+        restored = checkpoints.restore(abstract, meta)
         start = 0 if restored is None else restored.step
         state = models.initial_state(e, model, mesh) if restored is None else models.whole(restored.state, model)
         del model  # the first step donates its weights
@@ -125,9 +126,10 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
             report = Reporter(e, folder, writer, progress)
 
             def save(step: int, state: TrainState) -> None:
-                meta = dataclasses.replace(source.meta, metrics_bytes=writer.position)
                 checkpoints.save(
-                    step, models.learned(state, has_separate_teacher=e.older_weights.kind == "separate"), meta
+                    step,
+                    models.learned(state, has_separate_teacher=e.older_weights.kind == "separate"),
+                    dataclasses.replace(meta, metrics_bytes=writer.position),
                 )
 
             def measure(step: int, state: TrainState) -> None:
@@ -167,13 +169,14 @@ def _measure(
     write_json(path, curve)
 
 
-def _rows(e: config.Experiment) -> dict[str, int]:
+def rows(e: config.Experiment) -> dict[str, int]:
+    """What is dealt out over the devices: {"config.train.questions / 8 micro_batches": 4}."""
     name = "rows" if e.objective == "sft" else "questions"
     number, parts = getattr(e.train, name), e.train.micro_batches
-    rows = {f"config.train.{name}" + (f" / {parts} micro_batches" if parts > 1 else ""): number // parts}
+    found = {f"config.train.{name}" + (f" / {parts} micro_batches" if parts > 1 else ""): number // parts}
     if e.task == "answer" and e.evaluation.splits:
-        rows["config.evaluation.batch"] = e.evaluation.batch
-    return rows
+        found["config.evaluation.batch"] = e.evaluation.batch
+    return found
 
 
 def _loop(

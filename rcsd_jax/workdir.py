@@ -4,8 +4,9 @@
     evaluation/  curve.json  rubrics.jsonl  guidance.jsonl  quality.json  compilations.json  done.json  lock  STOP
 
 A folder belongs to one config: opened again with the same one it is continued, with another it is refused. Keys that no
-number depends on (``config.FREE``) may change, and so may all of them while nothing was made in the folder. It belongs
-to one run at a time (lock), and an empty file STOP ends that run at its next step. Only host 0 writes.
+number depends on (``config.FREE``) may change, and so may all of them while nothing was made in the folder. A key that
+came with a later commit counts as having its default, which has to reproduce what was before. The folder belongs to one
+run at a time (lock), and an empty file STOP ends that run at its next step. Only host 0 writes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 
 from rcsd_jax import compilations, config, ending, hosts, preflight
@@ -63,16 +65,24 @@ class Workdir:
         if (self.folder / "STOP").exists():
             raise ValueError(f"{self.folder / 'STOP'} is there: remove it, and the same command goes on")
         self._refuse_another()  # the last one to have the folder may have begun something
-        write_json(self.folder / "config.json", json.loads(config.to_json(self._experiment)))
+        stored, values = self._stored(), json.loads(config.to_json(self._experiment))
+        if stored is not None:
+            values = config.as_stored(self._experiment, stored)
+            known, all_keys = config.without_free(stored), config.without_free(config.completed(stored))
+            if later := [f"{path}={value!r}" for path, _, value in hosts.differences(known, all_keys, "config")]:
+                logging.warning(
+                    "%s was begun before there were %s: these defaults count", self.folder, ", ".join(later)
+                )
+        write_json(self.folder / "config.json", values)
         old = _read(self.folder / "env.json") or {}
         earlier = old.pop("earlier", []) + ([old] if old else [])
         write_json(self.folder / "env.json", environment() | {"earlier": earlier})
 
     def _refuse_another(self) -> None:
-        old = _read(self.folder / "config.json")
-        if old is None or not any((self.folder / name).exists() for name in MADE):
+        stored, new = self._stored(), json.loads(config.to_json(self._experiment))
+        if stored is None:
             return
-        new = json.loads(config.to_json(self._experiment))
+        old = config.completed(stored)
         changed = hosts.differences(config.without_free(old), config.without_free(new), "config")
         lines = [f"  - {path} was {before!r}, is {now!r}" for path, before, now in changed]
         if lines:
@@ -81,6 +91,15 @@ class Workdir:
                 + "\n".join(lines)
                 + "\nuse another --workdir, or give the old values"
             )
+
+    def _stored(self) -> dict[str, Any] | None:
+        """The config that the folder belongs to, as it was written; None while nothing is made."""
+        return _read(self.folder / "config.json") if any((self.folder / name).exists() for name in MADE) else None
+
+    @property
+    def config_hash(self) -> str:
+        """Of the config that the folder belongs to, in the keys of the commit that began it: for its checkpoints."""
+        return hosts.from_first(lambda: config.content_hash(self._experiment, self._stored()))
 
     def __truediv__(self, name: str) -> epath.Path:
         return self.folder / name

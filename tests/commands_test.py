@@ -1,5 +1,6 @@
 """The doors of the commands: flags, folders, and errors that fit on a line."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -154,6 +155,25 @@ def test_a_folder_belongs_to_one_config_and_says_which_keys_differ(tmp_path):
     begin(tmp_path, saving)
     assert config.read(json.loads((tmp_path / "config.json").read_text())) == saving, "no number depends on these"
     assert config.content_hash(saving) == config.content_hash(experiment()) != config.content_hash(experiment(seed=1))
+
+
+def test_a_folder_that_was_begun_before_a_key_was_there_goes_on_with_its_default(tmp_path, caplog):
+    (begin(tmp_path, experiment()) / "checkpoints").mkdir()
+    before = json.loads((tmp_path / "config.json").read_text())
+    del before["data"]["max_bad_rows"], before["gates"], before["train"]["keep_every"]
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    with pytest.raises(ValueError, match=r"config:\n  - config.data.max_bad_rows was 0, is 1\nuse"):
+        Workdir(tmp_path, experiment(data__max_bad_rows=1))
+    assert not caplog.messages
+    saving = experiment(train__keep_every=50)  # on which no number depends
+    folder = begin(tmp_path, saving)
+    [told] = caplog.messages
+    assert "before there were config.data.max_bad_rows=0, config.gates={" in told and "these defaults count" in told
+    now = json.loads((tmp_path / "config.json").read_text())
+    assert now["train"].pop("keep_every") == 50 and now == before, "later commits find the same folder"
+    # What its checkpoints say that they belong to, as that commit has written it.
+    text = json.dumps(config.without_free(before), sort_keys=True)
+    assert folder.config_hash == hashlib.sha256(text.encode()).hexdigest()[:16] != config.content_hash(saving)
 
 
 def test_a_machine_without_git_has_no_commit_and_runs(tmp_path, monkeypatch):

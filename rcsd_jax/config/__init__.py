@@ -4,7 +4,18 @@ A config file starts from ``default()``, so that every key exists, may be overri
 type. ``read`` makes a frozen ``Experiment`` of it, or one ``ConfigError`` that tells everything that is wrong.
 """
 
-from rcsd_jax.config.door import FREE, ConfigError, content_hash, default, pipeline, read, to_json, without_free
+from rcsd_jax.config.door import (
+    FREE,
+    ConfigError,
+    as_stored,
+    completed,
+    content_hash,
+    default,
+    pipeline,
+    read,
+    to_json,
+    without_free,
+)
 from rcsd_jax.config.experiment import (
     Data,
     Evaluation,
@@ -33,6 +44,8 @@ __all__ = [
     "Teacher",
     "Train",
     "Writers",
+    "as_stored",
+    "completed",
     "content_hash",
     "default",
     "pipeline",

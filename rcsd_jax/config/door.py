@@ -100,15 +100,40 @@ def without_free(values: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def content_hash(experiment: Experiment) -> str:
-    """A short hash of everything that a run's numbers depend on."""
-    values = without_free(json.loads(to_json(experiment)))
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config, as from JSON, with the defaults of the keys that came later: they reproduce what was before."""
+    return _merged(json.loads(to_json(Experiment())), stored)
+
+
+def as_stored(experiment: Experiment, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an experiment, as JSON, without keys that ``stored`` lacks where they have their defaults."""
+    return _without_later(json.loads(to_json(experiment)), stored, json.loads(to_json(Experiment())))
+
+
+def content_hash(experiment: Experiment, stored: Mapping[str, Any] | None = None) -> str:
+    """A short hash of everything that a run's numbers depend on; with ``stored`` of what ``as_stored`` gives."""
+    values = json.loads(to_json(experiment)) if stored is None else as_stored(experiment, stored)
+    return hashlib.sha256(json.dumps(without_free(values), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def to_json(experiment: Experiment) -> str:
     """The experiment as JSON text, keys sorted; ``read(json.loads(text))`` gives it back."""
     return json.dumps(dataclasses.asdict(experiment), sort_keys=True, indent=1)
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {key: _merged(values[key], changes[key]) for key in _sections(values, changes)}
+    return {**values, **changes, **inner}
+
+
+def _without_later(values: Mapping[str, Any], stored: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in values.items() if key in stored or value != defaults[key]}
+    inner = {key: _without_later(values[key], stored[key], defaults[key]) for key in _sections(values, stored)}
+    return {**kept, **inner}
+
+
+def _sections(values: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    return [key for key in values if isinstance(values[key], Mapping) and isinstance(others.get(key), Mapping)]
 
 
 def _to_config_dict(value: Any) -> config_dict.ConfigDict:
