@@ -119,6 +119,16 @@ def test_devices_are_counted_and_a_mesh_that_does_not_fit_them_is_told():
         checks.devices(Asked(experiment(mesh__tensor=3)))
 
 
+@pytest.mark.parametrize(("card", "hint"), [("1ae0 0063", True), ("1ae0 0042", False), ("8086 0063", False)])
+def test_a_tpu_that_jax_does_not_use_is_told_by_its_number_and_no_other_card_is_one(monkeypatch, tmp_path, card, hint):
+    (tmp_path / "0000:00:05.0").mkdir()
+    for name, number in zip(("vendor", "device"), card.split(), strict=True):
+        (tmp_path / "0000:00:05.0" / name).write_text(f"0x{number}\n")
+    monkeypatch.setattr(checks.machine, "PCI", tmp_path)
+    found = checks.devices(Asked())
+    assert ("this machine has a TPU" in found.says) == hint == (found.status == "warning")
+
+
 def test_what_never_answers_is_given_up():
     assert checks.within(10, lambda: 3) == 3
     with pytest.raises(KeyError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import math
-import os
 import platform
 import secrets
 import shutil
@@ -23,10 +22,11 @@ from rcsd_jax.checks.finding import PATIENCE, Asked, Finding, size, within
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 SHOWN = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that is tested
-ACCELERATORS = {
-    "an NVIDIA GPU: pip install -r requirements-cuda.txt": ("/dev/nvidia0",),
-    "a TPU: pip install -r requirements-tpu.txt": ("/dev/accel0", "/dev/vfio/0"),
-}
+NVIDIA = Path("/dev/nvidia0")
+# Jax tells TPU chips by their numbers on the PCI bus, but only where libtpu is; /dev/vfio/0 may be any card that is
+# passed to a guest. Google's other cards there are disks and networks.
+PCI = Path("/sys/bus/pci/devices")
+GOOGLE, TPUS = "0x1ae0", {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
 KEPT = 3  # checkpoints on the disk: two that are kept, and one that is being written
 LITTLE = 2**30  # bytes of disk for compiled functions and logs
 
@@ -66,10 +66,10 @@ def devices(asked: Asked) -> Finding:
     if asked.experiment is not None:
         mesh = sharding.make_mesh(asked.experiment.mesh)
         says += f"; mesh {' x '.join(f'{axis} {length}' for axis, length in mesh.shape.items())}"
-    if found[0].platform == "cpu":
-        for cure, files in ACCELERATORS.items():
-            if any(os.path.exists(file) for file in files):
-                return Finding("warning", f"{says}; this machine has {cure}")
+    if found[0].platform == "cpu" and NVIDIA.exists():
+        return Finding("warning", f"{says}; this machine has an NVIDIA GPU: pip install -r requirements-cuda.txt")
+    if found[0].platform == "cpu" and _has_tpu():
+        return Finding("warning", f"{says}; this machine has a TPU: pip install -r requirements-tpu.txt")
     return Finding("ok", says)
 
 
@@ -115,6 +115,11 @@ def step(asked: Asked) -> Finding:
     if not (math.isfinite(loss) and loss > 0):
         return Finding("failed", f"{says}: these devices or this jax compute wrongly, try JAX_PLATFORMS=cpu beside it")
     return Finding("ok", says)
+
+
+def _has_tpu() -> bool:
+    cards = [[(card / name).read_text().strip() for name in ("vendor", "device")] for card in PCI.glob("*")]
+    return any(vendor == GOOGLE and device in TPUS for vendor, device in cards)
 
 
 def _is_met(package: Requirement) -> bool:
