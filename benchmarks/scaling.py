@@ -70,7 +70,7 @@ def row(slice_name: str, size: str, learn: str) -> dict[str, Any]:
                 "bytes": x.cost.bytes,
                 "sent": {kind: sent for kind, (_, sent) in ahead.by_kind(x.cost.collectives).items()},
                 "seconds": x.seconds(chip),
-                "times": x.times,
+                "times": x.times if x.during == "step" else 0.0,
                 "total": x.total_seconds(chip),
                 "compile_seconds": x.compile_seconds,
             }

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import json
 import math
 import os
 import tempfile
@@ -11,8 +12,9 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import pytest
+import tiny_pipeline
 
-from rcsd_jax import ahead, config, dry_run, learning, lm, sharding
+from rcsd_jax import ahead, compilations, config, dry_run, learning, lm, pipeline, sharding
 from rcsd_jax.ahead import findings
 
 TINY = {"width": 64, "layers": 3, "heads": 8, "kv_heads": 4, "head_width": 16, "mlp_width": 128}
@@ -28,6 +30,8 @@ def tiny(**changes):
     raw.prompts.update(student_lengths=(16,), teacher_lengths=(32,))
     raw.sampling.update(max_new_tokens=24, top_k=5)
     raw.train.update(questions=8, samples=2)
+    raw.evaluation.update(batch=8, samples=2, greedy=False)
+    raw.evaluation.sampling.max_new_tokens = 24
     raw.mesh.update(data=2, fsdp=2, tensor=2)
     raw.update_from_flattened_dict(changes)
     return config.read(raw)
@@ -53,9 +57,82 @@ def told():
 
 def test_every_function_of_a_run_is_compiled_and_told(told):
     found, text, subject, _ = told
-    assert list(found) == ["sample", "score", "train_step", "checkpoint"]
-    assert "mesh data 2 fsdp 2 tensor 2" in text and "parameters" in text and "cache of a rollout" in text
-    assert text.count("compiled in") == 4 and text.count("sends ") == 4
+    of_step, of_evaluation = ["sample", "score", "train_step", "checkpoint"], ["evaluation fill", "evaluation decode"]
+    assert list(found) == ["state", *of_step, *of_evaluation]
+    assert [x.during for x in found.values()] == ["start", *["step"] * 4, *["evaluation"] * 2]
+    assert "mesh data 2 fsdp 2 tensor 2" in text and "parameters" in text
+    assert "cache of sample" in text and "cache of evaluation" in text
+    assert text.count("compiled in") == 7 and text.count("sends ") == 7
+
+
+def test_the_ledger_of_a_finished_run_has_no_function_that_is_not_told(tiny_run, monkeypatch):
+    monkeypatch.chdir(tiny_run.parent)
+    runs = pipeline.read_parts(tiny_pipeline.get_config(), "tiny")
+    assert {part.run for part in runs} >= set(ahead.RUNS)
+    for part in runs:
+        if part.run in ahead.RUNS:
+            mesh = sharding.make_mesh(part.experiment.mesh, jax.devices()[:1])
+            told = ahead.functions(ahead.subject(part.experiment, mesh, part.run))
+            told = {(x.jitted.__name__, compilations.shapes_of(x.arguments)) for x in told}
+            ledger = json.loads((tiny_run / part.experiment.name / "compilations.json").read_text())
+            assert {(x["name"], x["shapes"]) for x in ledger} <= told, part.experiment.name
+
+
+def test_weights_lie_as_the_sampler_of_evaluations_has_them():
+    s = on_eight(tiny())
+    sampler = lm.ContinuousSampler(
+        s.transformer, s.experiment.sampling, questions=8, samples=1, mesh=s.mesh, **s.vocabulary._asdict()
+    )
+    variables = ahead.abstract_state(s).variables
+    with jax.set_mesh(s.mesh):
+        made = sampler.view.lower(variables, 16).compile().output_shardings
+    wanted = ahead.view(sampler, variables, 16)
+    same = jax.tree.map(lambda x, where: x.sharding.is_equivalent_to(where, x.ndim), wanted, made)
+    assert all(jax.tree.leaves(same))
+
+
+def test_a_model_that_judges_itself_samples_verdicts_in_every_step():
+    judged = {"reward.kind": "rubric", "reward.scale": "implicit", "prompts.judge_lengths": (64,)}
+    s = on_eight(tiny(**judged, **{"objective": "grpo", "reward.judge": "self"}))
+    told = {x.name: x for x in ahead.functions(s)}
+    fill, decode = told["judge fill"], told["judge decode"]
+    assert fill.during == decode.during == "step"
+    assert decode.times == (8 * 2 + 11) / 8  # answers, and those without content, as many at a time as questions
+    assert decode.turns == (s.experiment.reward.sampling.max_new_tokens,)
+    with jax.set_mesh(s.mesh):
+        for function in (fill, decode):
+            new = function.jitted.lower(*function.arguments).out_info
+            new = new[1] if function is fill else new
+            assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, function.arguments[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "told"),
+    [
+        ("gpqa", "evaluate", ["evaluation fill", "evaluation decode", "greedy fill", "greedy decode"]),
+        ("rubric_generator", "write_rubrics", ["fingerprint", "rubrics fill", "rubrics decode"]),
+        ("rcsd", "evaluate", []),
+        ("sft", "train", ["fingerprint", "state", "train_step", "checkpoint"]),
+    ],
+)
+def test_a_config_has_the_functions_of_the_command_that_it_is_for(name, run, told):
+    subject = ahead.subject(published(name), sharding.make_mesh(sharding.MeshConfig(fsdp=4, tensor=2)), run)
+    assert [x.name for x in ahead.functions(subject)] == told
+    held = ahead.parts_of(ahead.abstract_state(subject))
+    assert bool(held["optimiser"]) == (run == "train") == (subject.transformer.lora is not None)
+
+
+def test_an_evaluation_is_told_beside_a_step_and_not_in_it():
+    subject, cost = on_eight(tiny(**{"evaluation.every": 50})), ahead.Cost([(V5E.flops, 1.0)])
+    found = [
+        ahead.Finding("state", 1, 1.0, cost=cost, during="start"),
+        ahead.Finding("sample", 0.5, 1.0, cost=cost),
+        ahead.Finding("evaluation decode", 2, 1.0, cost=cost, during="evaluation"),
+    ]
+    assert ahead.ending(subject, found, V5E) == (
+        "everything fits; a step takes at least 0.5 s (sample 0.5); an evaluation takes for each 8 questions, every 50 "
+        "steps and at the end, at least 2 s (evaluation decode 2)"
+    )
 
 
 def test_operations_are_those_of_the_matrix_products(told):
@@ -250,6 +327,8 @@ def test_a_train_step_of_every_method_is_lowered(name):
 def test_a_mesh_that_does_not_work_is_replaced_by_the_nearest_that_does():
     subject = on_eight(published("rcsd"))  # 8 micro-batches of 4 questions
     assert subject.mesh.shape == {"data": 1, "fsdp": 4, "tensor": 2}
+    subject = on_eight(tiny(**{"evaluation.batch": 6}))  # an evaluation that 4 devices cannot share out
+    assert subject.mesh.shape == {"data": 1, "fsdp": 2, "tensor": 4}
     with pytest.raises(ValueError, match="7 micro_batches is 1: rows are dealt out to 4 devices"):
         on_eight(tiny(**{"train.questions": 7, "train.micro_batches": 7, "model.science.heads": 4}))
 
@@ -262,6 +341,9 @@ def test_what_does_not_fit_comes_with_a_cure():
     assert any("tensor" in x for x in told)  # 4 rows over 4 devices can not be cut into more micro-batches
     told = ahead.cures(subject, ahead.Finding("sample", 1, 1.0, needs=40e9), V5E, {"parameters": 1e9})
     assert told == ["fewer config.train.questions or config.train.samples"]
+    subject = ahead.subject(published("gpqa"), subject.mesh, "evaluate")
+    told = ahead.cures(subject, ahead.Finding("evaluation decode", 1, 1.0, needs=40e9), V5E, {"parameters": 1e9})
+    assert told == ["fewer config.evaluation.batch or config.evaluation.samples"]
 
 
 def test_time_is_that_of_the_tightest_bound():

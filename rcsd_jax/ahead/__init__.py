@@ -1,6 +1,8 @@
 """A run before it is run: its functions are compiled from abstract arrays, for the devices here or for a TPU elsewhere.
 
-functions   every jitted function of a run with its abstract arguments; no weights, no data
+subject     the run and its state as abstract arrays; no weights, no data
+drawing     who draws tokens in it, and the functions that do
+functions   these and all others, with their abstract arguments
 program     reads a compiled program: operations, bytes, collectives, with the turns of its loops
 chips       what a device can do
 findings    both together: memory, time, what bounds it, and what to change where it does not fit
@@ -8,14 +10,17 @@ report      the same as text
 """
 
 from rcsd_jax.ahead.chips import CHIPS, GIB, Chip, chip_of
+from rcsd_jax.ahead.drawing import Function, drawings, view
 from rcsd_jax.ahead.findings import Finding, compiled, cures, device_bytes, parts_of
-from rcsd_jax.ahead.functions import Function, Subject, abstract_state, functions, subject
+from rcsd_jax.ahead.functions import functions
 from rcsd_jax.ahead.program import Collective, Cost, Program, by_kind
 from rcsd_jax.ahead.report import ending, fits, heading, line
+from rcsd_jax.ahead.subject import RUNS, Subject, abstract_state, subject
 
 __all__ = [
     "CHIPS",
     "GIB",
+    "RUNS",
     "Chip",
     "Collective",
     "Cost",
@@ -29,6 +34,7 @@ __all__ = [
     "compiled",
     "cures",
     "device_bytes",
+    "drawings",
     "ending",
     "fits",
     "functions",
@@ -36,4 +42,5 @@ __all__ = [
     "line",
     "parts_of",
     "subject",
+    "view",
 ]

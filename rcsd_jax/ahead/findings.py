@@ -13,10 +13,20 @@ import jax
 
 from rcsd_jax import sharding
 from rcsd_jax.ahead.chips import GIB, HOP_SECONDS, Chip
-from rcsd_jax.ahead.functions import Function, Subject, abstract_state, cache_bytes
+from rcsd_jax.ahead.drawing import Function, cache_bytes, drawings
 from rcsd_jax.ahead.program import Collective, Cost, Program
+from rcsd_jax.ahead.subject import Subject, abstract_state
 from rcsd_jax.types import Tree
 
+# What to have less of where a drawing does not fit.
+FEWER = {
+    "sample": "config.train.questions or config.train.samples",
+    "analysis": "config.train.questions",
+    "judge": "config.train.questions",
+    "evaluation": "config.evaluation.batch or config.evaluation.samples",
+    "greedy": "config.evaluation.batch",
+    "rubrics": "config.evaluation.batch",
+}
 # In the compiler's words, of all that must lie there or of temporary arrays alone.
 TOO_LARGE = re.compile(r"(?:Used |temporaries \()([\d.]+)([GMK])(?: of|\) exceeds)")
 
@@ -25,6 +35,7 @@ TOO_LARGE = re.compile(r"(?:Used |temporaries \()([\d.]+)([GMK])(?: of|\) exceed
 class Finding:
     """One compiled function on one device; bytes. ``memory`` is all that lies there while it runs.
 
+    ``times`` and ``during`` are those of its :class:`Function`.
     ``needs`` is 0, or what the compiler says a program needs that it could not fit; then nothing else is known.
     """
 
@@ -36,6 +47,7 @@ class Finding:
     needs: float = 0.0
     largest: int = 0
     cost: Cost = dataclasses.field(default_factory=Cost)
+    during: str = "step"
 
     def seconds(self, chip: Chip) -> dict[str, float]:
         """At least so long, by what bounds it.
@@ -67,7 +79,6 @@ def compiled(function: Function, s: Subject) -> Finding:
       jax.errors.JaxRuntimeError: the compiler failed, but not for want of memory.
     """
     started = time.monotonic()
-    state = abstract_state(s)
     with jax.set_mesh(s.mesh), _nothing_cached():
         try:
             program = function.jitted.lower(*function.arguments).compile()
@@ -76,10 +87,11 @@ def compiled(function: Function, s: Subject) -> Finding:
             if needs is None:
                 raise
             seconds, unit = time.monotonic() - started, {"K": 2.0**10, "M": 2.0**20, "G": GIB}[needs[2]]
-            return Finding(function.name, function.times, seconds, needs=float(needs[1]) * unit)
+            return Finding(function.name, function.times, seconds, needs=float(needs[1]) * unit, during=function.during)
     seconds, memory, text = time.monotonic() - started, program.memory_analysis(), Program(program.as_text())
-    # What the function is not given of the state lies there all the same.
-    beside = max(0.0, sum(parts_of(state).values()) - device_bytes(function.arguments[0]))
+    beside = device_bytes(function.beside)
+    if function.beside is None:  # what the function is not given of the state lies there all the same
+        beside = max(0.0, sum(parts_of(abstract_state(s)).values()) - device_bytes(function.arguments[0]))
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Finding(
         function.name,
@@ -89,6 +101,7 @@ def compiled(function: Function, s: Subject) -> Finding:
         memory=beside + memory.argument_size_in_bytes + memory.temp_size_in_bytes + max(0, new),
         largest=text.largest(),
         cost=text.cost(function.turns),
+        during=function.during,
     )
 
 
@@ -129,11 +142,14 @@ def cures(s: Subject, finding: Finding, chip: Chip, parts: Mapping[str, float]) 
         if s.mesh.shape["data"] > 1:
             found.append(f"config.mesh.data=1 (each device holds 1/{s.mesh.size // s.mesh.shape['data']} of them now)")
         found.append("more devices")
-    if finding.name in ("sample", "analysis"):
-        if cache_bytes(s) > chip.memory / 4 and e.model.compute.cache_dtype == "float32":
+    drawing = finding.name.split()[0]
+    if drawing in drawings(s):
+        if cache_bytes(s, drawing) > chip.memory / 4 and e.model.compute.cache_dtype == "float32":
             found.append("config.model.compute.cache_dtype='bfloat16'")
-        found.append("fewer config.train.questions or config.train.samples")
+        found.append(f"fewer {FEWER[drawing]}")
         return found
+    if finding.during == "start":
+        return found or ["more devices"]
     if e.model.compute.remat != "full":
         found.append("config.model.compute.remat='full'")
     name = "rows" if e.objective == "sft" else "questions"

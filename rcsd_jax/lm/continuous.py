@@ -34,7 +34,9 @@ FREE = -1  # the place of the question in a slot where there is none
 class ContinuousSampler:
     """Completions of any number of questions, ``questions`` of them at a time.
 
-    A question gets the tokens that :func:`rcsd_jax.lm.sample` gives it. Compiled once for each width of the prompts.
+    A question gets the tokens that :func:`rcsd_jax.lm.sample` gives it. Compiled once for each width of the prompts:
+    ``fill`` lets ``together`` questions begin, ``decode`` steps until enough have ended. Both take what ``blank`` has
+    made (laid out as ``layout`` says), and ``decode`` the weights as ``view`` gives them.
     """
 
     def __init__(
@@ -52,18 +54,18 @@ class ContinuousSampler:
                 f"their number a multiple of {parts}"
             )
         self._decoder, self._questions, self._mesh = Decoder(transformer, sampling, **options), questions, mesh
-        self._together = max(1, round(SHARE * questions / parts)) * parts
+        self.together = max(1, round(SHARE * questions / parts)) * parts
         # Fixed layouts, so that what one call returns is what the next one was compiled for.
         divides = transformer.architecture.kv_heads % mesh.shape["tensor"] == 0
         heads: Tree = NamedSharding(mesh, sharding.spec(("batch", "kv_heads" if divides else None)))
         rows: Tree = sharding.batch_sharding(mesh)
         state = dict.fromkeys((field.name for field in dataclasses.fields(Decoding)), rows)
         state = Decoding(**state | {"step": sharding.replicated(mesh), "cache": heads})
-        both = Prefix(heads, rows), state
-        self._view = jax.jit(self._decoder.weights, static_argnums=1)
-        self._blank = jax.jit(self._empty, static_argnums=0, out_shardings=both)
-        self._fill = compilations.jit("fill", self._filled, donate_argnums=(1, 2), out_shardings=both)
-        self._run = compilations.jit("decode", self._advanced, donate_argnums=2, out_shardings=state)
+        self.layout = Prefix(heads, rows), state
+        self.view = jax.jit(self._decoder.weights, static_argnums=1)
+        self.blank = jax.jit(self._empty, static_argnums=0, out_shardings=self.layout)
+        self.fill = compilations.jit("fill", self._filled, donate_argnums=(1, 2), out_shardings=self.layout)
+        self.decode = compilations.jit("decode", self._advanced, donate_argnums=2, out_shardings=state)
         self._to_rollout = jax.jit(partial(rollout_of, pad_id=self._decoder.pad_id))
 
     def __call__(
@@ -80,16 +82,16 @@ class ContinuousSampler:
         check_prompts(prompts, question_U)
         asked = jax.tree.map(np.asarray, (prompts, question_U))
         P, waiting = prompts.tokens_GP.shape[1], collections.deque(range(len(question_U)))
-        weights, (prefix, state) = self._view(variables, P), self._blank(P)
+        weights, (prefix, state) = self.view(variables, P), self.blank(P)
         place_G, ended = np.full(self._questions, FREE), None
         while waiting or (place_G != FREE).any():
-            while waiting and (free := np.flatnonzero(place_G == FREE)).size >= min(self._together, len(waiting)):
-                slots = free[: min(self._together, len(waiting))]
+            while waiting and (free := np.flatnonzero(place_G == FREE)).size >= min(self.together, len(waiting)):
+                slots = free[: min(self.together, len(waiting))]
                 place_G[slots] = [waiting.popleft() for _ in slots]
                 chosen = self._chosen(asked, place_G[slots], slots)
-                prefix, state = self._fill(variables, prefix, state, key, *chosen)
-            enough = min(self._together, len(waiting)) or self._questions
-            state = self._run(weights, prefix, state, enough)
+                prefix, state = self.fill(variables, prefix, state, key, *chosen)
+            enough = min(self.together, len(waiting)) or self._questions
+            state = self.decode(weights, prefix, state, enough)
             if ended is not None:
                 yield ended  # the device is at work while the host reads them
             ended = self._take_ended(asked, state, place_G)
@@ -98,7 +100,7 @@ class ContinuousSampler:
 
     def _chosen(self, asked: Tree, places: np.ndarray, slots: np.ndarray) -> tuple[PromptBatch, Array, np.ndarray]:
         """What a filling takes: questions on the devices, and their slots; filled up with some that go nowhere."""
-        more = (0, self._together - places.size)
+        more = (0, self.together - places.size)
         places, slots = np.pad(places, more, mode="edge"), np.pad(slots, more, constant_values=self._questions)
         prompts, question_W = sharding.place_batch(jax.tree.map(lambda x: x[places], asked), self._mesh)
         return prompts, question_W, slots
