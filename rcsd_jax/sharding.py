@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rcsd_jax.types import Array, Tree
@@ -48,7 +49,7 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] |
     """A mesh over ``devices`` (default: all of them) with the axes data, fsdp, tensor.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices, or these are of several slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     wanted = [config.data, config.fsdp, config.tensor]
@@ -64,8 +65,12 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] |
             f"mesh {dict(zip(AXES, wanted, strict=True))} does not fit {len(devices)} devices: "
             f"make data * fsdp * tensor equal to their number; {near}"
         )
-    # make_mesh defaults to Explicit axes; the compiler is to propagate shardings here.
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    if len({getattr(device, "slice_index", 0) for device in devices}) > 1:
+        raise ValueError("the devices are of several TPU slices: start a run for each, or a larger slice")
+    # Not jax.make_mesh: on some slices (v6e) it refuses an axis that is only a part of one of the torus.
+    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    # Axes are Explicit by default; the compiler is to propagate shardings here.
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def spec(axes: Sequence[str | None]) -> PartitionSpec:

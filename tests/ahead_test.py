@@ -191,6 +191,13 @@ def compiled_text(function, *arguments):
     return ahead.Program(jax.jit(function).lower(*arguments).compile().as_text())
 
 
+@pytest.mark.skipif(not HAS_TPU_COMPILER, reason="no TPU compiler here: pip install -r requirements-tpu.txt")
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v6e:4x4", "TPU7x:2x2x2"])
+def test_an_axis_of_the_mesh_may_be_a_part_of_one_of_the_torus(topology):
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=4, tensor=2), dry_run.devices_of(topology))
+    assert mesh.devices.shape == (2, 4, 2) and len({device.id for device in mesh.devices.flat}) == 16
+
+
 def test_what_is_in_a_loop_counts_as_often_as_the_loop_turns():
     x, stacked = jnp.ones((32, 64)), jnp.ones((5, 64, 64))
     cost = compiled_text(lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0], x, stacked).cost()
