@@ -74,6 +74,8 @@ class Workdir:
         old, made = _read(self.folder / "config.json"), [name for name in MADE if (self.folder / name).exists()]
         if not made:
             return
+        if old is None and made == ["done.json"]:  # nothing could be lost
+            return
         if old is None:  # its metrics would be cut off, its checkpoints deleted one by one
             raise ValueError(
                 f"{self.folder} has {', '.join(made)} and no config.json, so no run of ours began there: give another "
