@@ -15,7 +15,7 @@ processes="$1"
 shift
 pod=(
   "RCSD_COORDINATOR=127.0.0.1:${PORT:-$((20000 + RANDOM % 10000))}" "RCSD_PROCESSES=$processes"
-  "RCSD_HEARTBEAT_SECONDS=${RCSD_HEARTBEAT_SECONDS:-30}" JAX_PLATFORMS=cpu
+  JAX_PLATFORMS=cpu
   "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=${DEVICES:-2}"
 )
 

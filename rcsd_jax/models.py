@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jax.sharding import Mesh
 
 from rcsd_jax import checkpoint, config, data, ending, hosts, learning, lm, sharding
@@ -33,6 +34,7 @@ def of(experiment: config.Experiment, mesh: Mesh) -> LanguageModel:
       ValueError: what cannot be loaded, or a teacher that has another vocabulary.
     """
     student = load(experiment.model, experiment.seed, mesh)
+    _warn_of_positions(experiment, student.transformer.architecture.max_positions)
     if experiment.older_weights.kind != "separate":
         return student
     teacher = load(separate_teacher(experiment), experiment.seed, mesh)
@@ -44,6 +46,16 @@ def of(experiment: config.Experiment, mesh: Mesh) -> LanguageModel:
             "the same family"
         )
     return student._replace(teacher=teacher)
+
+
+def _warn_of_positions(e: config.Experiment, known: int) -> None:
+    """Nothing fails beyond the positions that a model knows, it only writes worse."""
+    prompts = max(*e.prompts.student_lengths, *e.prompts.teacher_lengths)
+    if prompts + e.sampling.max_new_tokens > known:
+        logging.warning(
+            "config.prompts and config.sampling.max_new_tokens leave room for %d + %d tokens, model %s knows %d "
+            "positions: shorten one of them", prompts, e.sampling.max_new_tokens, e.model.source, known
+        )  # fmt: skip
 
 
 def separate_teacher(experiment: config.Experiment) -> config.Model:

@@ -38,13 +38,15 @@ class Workdir:
     """The folder ``folder`` of a run of ``experiment``; nothing is written before it is ``held``.
 
     Raises:
-      ValueError: the folder holds a run of another config; the message lists the keys that differ.
+      ValueError: the folder holds a run of another config; the message lists the keys that differ. Or it holds what
+        looks like a run and says of no config; or it is in a bucket that cannot be reached.
     """
 
     def __init__(self, folder: str | os.PathLike[str], experiment: config.Experiment):
         self.folder = epath.Path(folder)
         self._experiment = experiment
         self._compiled_before = len(compilations.ledger())  # by earlier runs of this process
+        hosts.from_first(lambda: _reach(self.folder))
         hosts.from_first(self._refuse_another)
 
     @contextlib.contextmanager
@@ -79,10 +81,16 @@ class Workdir:
         write_json(self.folder / "env.json", environment() | {"earlier": earlier})
 
     def _refuse_another(self) -> None:
-        stored, new = self._stored(), json.loads(config.to_json(self._experiment))
+        made, stored = self._made(), self._stored()
         if stored is None:
-            return
-        old = config.completed(stored)
+            if set(made) <= {"done.json"}:  # nothing could be lost
+                return
+            # Its metrics would be cut off, its checkpoints deleted one by one.
+            raise ValueError(
+                f"{self.folder} has {', '.join(made)} and no config.json, so no run of ours began there: give another "
+                "--workdir, or clear it"
+            )
+        old, new = config.completed(stored), json.loads(config.to_json(self._experiment))
         changed = hosts.differences(config.without_free(old), config.without_free(new), "config")
         lines = [f"  - {path} was {before!r}, is {now!r}" for path, before, now in changed]
         if lines:
@@ -94,7 +102,10 @@ class Workdir:
 
     def _stored(self) -> dict[str, Any] | None:
         """The config that the folder belongs to, as it was written; None while nothing is made."""
-        return _read(self.folder / "config.json") if any((self.folder / name).exists() for name in MADE) else None
+        return _read(self.folder / "config.json") if self._made() else None
+
+    def _made(self) -> list[str]:
+        return [name for name in MADE if (self.folder / name).exists()]
 
     @property
     def config_hash(self) -> str:
@@ -133,6 +144,23 @@ class Workdir:
             return summary
 
         return hosts.from_first(write)
+
+
+def _reach(folder: epath.Path) -> None:
+    """Looks once, where looking may need a client, a network and a permission."""
+    if "://" not in os.fspath(folder):
+        return
+    try:
+        any(folder.parent.glob("*"))  # unlike exists(), this hides no error of the client
+    except ImportError as error:
+        raise ValueError(f"{folder} needs the client of its bucket ({error}): pip install gcsfs") from error
+    except FileNotFoundError:
+        return
+    except Exception as error:  # its type depends on the client
+        raise ValueError(
+            f"{folder} cannot be reached ({type(error).__name__}: {error}): check the name, run `gcloud auth "
+            "application-default login`, and give the account roles/storage.objectAdmin"
+        ) from error
 
 
 def write_json(path: epath.Path, value: Any) -> None:

@@ -72,3 +72,32 @@ def test_a_model_is_exported_to_a_bucket_and_loaded_from_it(bucket, tmp_path, mo
         jax.tree.map(np.testing.assert_array_equal, loaded, variables)
     with pytest.raises(ValueError, match="gs://bucket/none is not there"):
         lm.load("gs://bucket/none", lm.Compute())
+
+
+def test_nothing_of_a_bucket_is_remembered_for_others_change_it(bucket):
+    bucket.mkdir(parents=True)
+    assert fsspec.filesystem("gcs", finalize_on_close=True).dircache.use_listings_cache is False
+
+
+def test_a_folder_with_results_and_no_config_is_nobodys_run(bucket):
+    (bucket / "metrics.jsonl").write_text("somebody else's\n")
+    with pytest.raises(ValueError, match="has metrics.jsonl and no config.json, so no run of ours"):
+        Workdir(bucket, experiment())
+    assert (bucket / "metrics.jsonl").read_text() == "somebody else's\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ImportError("Please install gcsfs"), r"needs the client of its bucket \(Please install gcsfs\): pip install"),
+        (RuntimeError("401"), r"cannot be reached \(RuntimeError: 401\): check the name.*objectAdmin"),
+    ],
+)
+def test_a_bucket_out_of_reach_is_refused_with_the_cure(bucket, monkeypatch, error, says):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Bucket, "ls", refuse)
+    monkeypatch.setattr(Bucket, "glob", refuse)
+    with pytest.raises(ValueError, match=says):
+        Workdir(bucket, experiment())

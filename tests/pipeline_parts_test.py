@@ -8,7 +8,7 @@ import tiny_pipeline
 from ml_collections import config_dict
 
 from configs import quickstart
-from rcsd_jax import config, metrics, pipeline
+from rcsd_jax import config, metrics, models, pipeline
 
 METHODS = {"base", "sft", "opsd", "rcsd_learned", "rcsd_ground_truth", "rcsd_random"}
 CEILINGS = {"ceiling_rubric", "ceiling_reference"}
@@ -134,3 +134,13 @@ def test_the_config_of_a_single_run_is_not_a_pipeline():
         pipeline.read_parts(config.default(), "w")
     with pytest.raises(config.ConfigError, match="config.parts is unknown"):
         config.read(config_dict.ConfigDict(quickstart.get_config()))
+
+
+def test_room_beyond_the_positions_of_the_model_is_a_warning(caplog):
+    e = tiny_pipeline.experiment(sampling__max_new_tokens=1000)
+    with caplog.at_level("WARNING"):
+        models._warn_of_positions(e, 2000)
+    assert not caplog.text
+    with caplog.at_level("WARNING"):
+        models._warn_of_positions(e, 1024)
+    assert "room for 112 + 1000 tokens, model science knows 1024 positions" in caplog.text
