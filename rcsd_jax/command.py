@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_dict, config_flags
 
-from rcsd_jax import config, ending, hosts
+from rcsd_jax import config, ending, hosts, memory
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/; change keys with --config.a.b=value")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run; the same command in the same folder continues")
@@ -72,6 +72,7 @@ def start(main: Callable[[], Any]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # orbax tells the story of every save
         try:
+            memory.keep_freed()
             hosts.join()
             ending.listen()
             main()

@@ -15,17 +15,24 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed() -> None:
-    """Lets this process keep what it frees, where devices are CPUs and the C library is glibc; else nothing happens.
+    """Lets this process keep what it frees, where jax will find only CPUs and the C library is glibc; else nothing.
 
     A train step asks for gigabytes and frees them. By default glibc gives them back, and the kernel clears every page
     anew at the next step: a fifth of a step's time (docs/results/speed.md). The process stays as large as it ever was.
+    To be called before jax makes its devices: threads that are there already allocate in heaps of their own.
     """
     with contextlib.suppress(OSError, AttributeError):
-        if jax.default_backend() == "cpu":
+        if _only_cpus():
             mallopt = ctypes.CDLL("libc.so.6").mallopt
             mallopt(_MMAP_MAX, 0)  # large arrays come from the heap,
             mallopt(_ARENA_MAX, 1)  # from the one that can grow,
             mallopt(_TRIM_THRESHOLD, -1)  # and it never shrinks
+
+
+def _only_cpus() -> bool:
+    """Whether jax will find nothing else; asking jax itself would make the devices."""
+    asked = jax.config.jax_platforms  # type: ignore[missing-attribute]
+    return asked == "cpu" if asked else not any(Path(name).exists() for name in ("/dev/nvidia0", "/dev/kfd"))
 
 
 def give_back() -> None:

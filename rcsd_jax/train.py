@@ -70,7 +70,6 @@ def train(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
     summary = folder.done()
     if summary is not None:
         return summary
-    memory.keep_freed()
     peak_memory = memory.PeakMemory()
     with folder.held() as pulse, jax.set_mesh(mesh):
         summary = _train(experiment, folder, mesh, pulse)

@@ -7,22 +7,25 @@ import pytest
 
 ALLOCATE = """
 import resource
-import jax, numpy as np
+import jax, jax.numpy as jnp
 from rcsd_jax import memory
 
 jax.config.update("jax_platforms", "cpu")
 if {kept}:
     memory.keep_freed()
 
+def allocate():
+    jnp.full(2**26, 1, jnp.uint8).block_until_ready()  # by a thread of XLA
+
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(2**26, np.uint8)
+    allocate()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-faults()
+faults(), faults()
 print(faults())
 peak = memory.PeakMemory()
-np.ones(2**26, np.uint8)
+allocate()
 print(peak() - peak._before)
 """
 
@@ -33,5 +36,5 @@ def test_kept_memory_needs_no_new_pages_and_leaves_the_peak_known(kept):
     command = [sys.executable, "-c", ALLOCATE.format(kept=kept)]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     new_pages, peak = map(int, told)
-    assert new_pages == 0 if kept else new_pages > 10
+    assert new_pages < 1000 if kept else new_pages > 10000
     assert peak > 2**25
