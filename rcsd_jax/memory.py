@@ -18,7 +18,7 @@ def keep_freed() -> None:
     """Lets this process keep what it frees, where jax will find only CPUs and the C library is glibc; else nothing.
 
     A train step asks for gigabytes and frees them. By default glibc gives them back, and the kernel clears every page
-    anew at the next step: a fifth of a step's time (docs/results/speed.md). The process stays as large as it ever was.
+    anew at the next step: 9.6 s instead of 7.6 s in SmolLM2's shape. The process stays as large as it ever was.
     To be called before jax makes its devices: threads that are there already allocate in heaps of their own.
     """
     with contextlib.suppress(OSError, AttributeError):
