@@ -14,19 +14,18 @@ import sys
 import threading
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from loopback_server import LoopbackServer
+
 OBJECT = r"/o(?:/([^/]+)(?:/(moveTo|rewriteTo)/(.+))?)?"
 NAMES = re.compile(rf"(?:/download|/upload)?/storage/v1/b/([^/]+)(?:{OBJECT})?")
 UPDATED = "2026-01-01T00:00:00.000Z"
 
 
-class LoopbackBucket(http.server.ThreadingHTTPServer):
+class LoopbackBucket(LoopbackServer):
     """Any name but ``forbidden`` is a bucket; ``objects`` by (bucket, name): (generation, bytes). A context manager."""
 
-    daemon_threads = True
-    request_queue_size = 128
-
     def __init__(self, port=0):
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(_Handler, port)
         self.objects, self.uploads, self.requests = {}, {}, []
         self.lock, self.generations = threading.Lock(), itertools.count(1)
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -39,19 +38,6 @@ class LoopbackBucket(http.server.ThreadingHTTPServer):
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",  # tensorstore
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # else it asks Google what kind of bucket this is
         }
-
-    def __enter__(self):
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-
-    def handle_error(self, request, client_address):
-        """A client that was killed is no news."""
 
     def put(self, key, data):
         """Stores an object and gives its description."""

@@ -8,37 +8,23 @@ import json
 import re
 import threading
 
+from loopback_server import LoopbackServer
 
-class LoopbackJudge(http.server.ThreadingHTTPServer):
+
+class LoopbackJudge(LoopbackServer):
     """Answers with ``respond(prompt, n)``, n counting the requests with this prompt from 0.
 
     ``respond`` gives the text of a reply, or (status, body) for anything else. Use as a context manager.
     """
 
-    daemon_threads = True
-    request_queue_size = 128
-
     def __init__(self, respond):
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.respond = respond
         self.requests, self.headers = [], []
         self.of_prompt = collections.Counter()
         self.open, self.most_open = 0, 0
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-    def __enter__(self):
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-
-    def handle_error(self, request, client_address):
-        """A client that gave up is no news."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
