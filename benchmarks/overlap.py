@@ -21,7 +21,7 @@ import jax
 
 from benchmarks import machine, page
 from configs import quickstart
-from rcsd_jax import command, config, metrics, train
+from rcsd_jax import command, config, memory, metrics, train
 
 DELAYS, ROUNDS, STEPS, WARM = (0.25, 1.0), 3, 12, 3
 
@@ -101,6 +101,7 @@ def _spread(seconds: list[float]) -> str:
 
 def main() -> None:
     """Measures, and writes the page."""
+    memory.keep_freed()  # as a run does
     with tempfile.TemporaryDirectory() as folder:
         command.cache_compilations(os.path.join(folder, "run"))
         text = section(measured())

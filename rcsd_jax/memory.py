@@ -30,9 +30,11 @@ def keep_freed() -> None:
 
 
 def _only_cpus() -> bool:
-    """Whether jax will find nothing else; asking jax itself would make the devices."""
+    """Whether jax will find nothing else; asking jax itself would make the devices. It has looked for TPUs already."""
     asked = jax.config.jax_platforms  # type: ignore[missing-attribute]
-    return asked == "cpu" if asked else not any(Path(name).exists() for name in ("/dev/nvidia0", "/dev/kfd"))
+    return (
+        asked == "cpu" if asked else not any(Path(name).exists() for name in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+    )
 
 
 def give_back() -> None:

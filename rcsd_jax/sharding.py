@@ -65,7 +65,7 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] |
             f"mesh {dict(zip(AXES, wanted, strict=True))} does not fit {len(devices)} devices: "
             f"make data * fsdp * tensor equal to their number; {near}"
         )
-    if len({getattr(device, "slice_index", 0) for device in devices}) > 1:
+    if len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"}) > 1:
         raise ValueError("the devices are of several TPU slices: start a run for each, or a larger slice")
     # Not jax.make_mesh: on some slices (v6e) it refuses an axis that is only a part of one of the torus.
     placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)

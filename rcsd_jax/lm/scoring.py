@@ -13,7 +13,7 @@ from rcsd_jax.types import Array, PromptBatch, Tree
 
 # The logit of a row of the vocabulary that has no token. Finite: inf - inf would be NaN in a difference of two models.
 NEVER = -1e30
-# A CPU goes through a chunk's logits many times: for so many at once they stay in its cache.
+# A CPU goes through logits many times: for so many at once they stay in its cache.
 BLOCK_BYTES = 3 * 2**20
 
 
