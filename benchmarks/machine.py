@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,14 @@ def versions(python: str) -> dict[str, str]:
 def load() -> float:
     """Processes that wanted a core in the last minute, on average."""
     return os.getloadavg()[0]
+
+
+def settled(patience: float = 120.0) -> float:
+    """The load, once it is low: what ran before this is a part of it for a minute; or as it is after ``patience`` s."""
+    until = time.monotonic() + patience
+    while load() > 0.4 and time.monotonic() < until:
+        time.sleep(5)
+    return load()
 
 
 def best(measured: Iterable[Mapping[str, float]]) -> dict[str, float]:

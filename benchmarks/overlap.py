@@ -63,15 +63,16 @@ def seconds_a_step(folder: Path, url: str, staleness: int) -> float:
 def measured() -> dict[tuple[float, int], list[float]]:
     """Seconds a step of every run, by (the judge's delay, staleness)."""
     found: dict[tuple[float, int], list[float]] = {}
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    for _, Judge.delay, staleness in itertools.product(range(ROUNDS), DELAYS, (0, 1)):
-        with tempfile.TemporaryDirectory() as folder:
-            took = seconds_a_step(Path(folder), f"http://127.0.0.1:{server.server_port}/v1", staleness)
-        print(f"judge {Judge.delay} s, staleness {staleness}: {took:.2f} s a step", flush=True)
-        found.setdefault((Judge.delay, staleness), []).append(took)
-    server.shutdown()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for _, delay, staleness in itertools.product(range(ROUNDS), DELAYS, (0, 1)):
+            Judge.delay = delay
+            with tempfile.TemporaryDirectory() as folder:
+                took = seconds_a_step(Path(folder), f"http://127.0.0.1:{server.server_port}/v1", staleness)
+            print(f"judge {delay} s, staleness {staleness}: {took:.2f} s a step", flush=True)
+            found.setdefault((delay, staleness), []).append(took)
+        server.shutdown()
     return found
 
 

@@ -136,7 +136,7 @@ def entry(row: Row, sides: list[dict[str, Any]], limits: dict[str, float]) -> di
 
 def measured(rows: list[Row], asked: Sequence[str], conditions: Conditions) -> Iterator[dict[str, Any]]:
     """The record of the run, after each row."""
-    started, load = time.monotonic(), machine.load()
+    load, started = machine.settled(), time.monotonic()
     reached = rates(asked, conditions)
     record: dict[str, Any] = {
         "suite": conditions.suite,

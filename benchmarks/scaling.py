@@ -70,7 +70,8 @@ def row(slice_name: str, size: str, learn: str) -> dict[str, Any]:
                 "bytes": x.cost.bytes,
                 "sent": {kind: sent for kind, (_, sent) in ahead.by_kind(x.cost.collectives).items()},
                 "seconds": x.seconds(chip),
-                "times": x.times if x.during == "step" else 0.0,
+                "during": x.during,
+                "times": x.times,
                 "total": x.total_seconds(chip),
                 "compile_seconds": x.compile_seconds,
             }
@@ -136,8 +137,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines += ["", f"Not compiled yet: {'; '.join(missing)}."]
     why = [
         f"- {x['slice']} {x['size']} {x['learn']}: " + ", or ".join(dict.fromkeys(x["cures"]))
-        for x in rows
-        if x["cures"]
+        for x in map(known.get, keys())
+        if x and x["cures"]
     ]
     if why:
         lines += ["", "What does not fit, and what would help:", "", *why]
@@ -150,8 +151,9 @@ def _line(x: dict[str, Any]) -> str:
     by_name = {f["name"]: f for f in x["functions"]}
     fits = all(f["fits"] for f in x["functions"])
     gib = [f"{by_name[name]['memory'] / ahead.GIB:.1f}" for name in ("sample", "score", "train_step")]
-    seconds, bounds = sum(f["times"] * f["total"] for f in x["functions"]), {}
-    for f in x["functions"]:
+    of_step = [f for f in x["functions"] if f.get("during", "step") == "step"]  # older rows say 0 times of the others
+    seconds, bounds = sum(f["times"] * f["total"] for f in of_step), {}
+    for f in of_step:
         for name, each in f["seconds"].items():
             bounds[name] = bounds.get(name, 0.0) + f["times"] * each
     ratio = f"{x['sent'] / x['ideal_sent']:.2f}" if x["sent"] else ""
@@ -171,13 +173,17 @@ def keys() -> list[tuple[str, str, str]]:
 def main() -> None:
     """Makes the rows that are asked for and missing."""
     jax.config.update("jax_platforms", "cpu")
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
-    known = {(x["slice"], x["size"], x["learn"]) for x in rows}
+    known = {(x["slice"], x["size"], x["learn"]) for x in _rows()}
     for key in keys():
         if key not in known and set(sys.argv[1:]) <= set(key):
-            rows.append(row(*key))
-            ROWS.write_text("".join(json.dumps(x) + "\n" for x in rows))
-            PAGE.write_text(page(rows))
+            made = row(*key)
+            with ROWS.open("a") as file:  # another process may make another row
+                file.write(json.dumps(made) + "\n")
+            PAGE.write_text(page(_rows()))
+
+
+def _rows() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
 
 
 if __name__ == "__main__":

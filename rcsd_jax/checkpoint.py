@@ -4,6 +4,7 @@
         restored = checkpoints.restore(abstract_state, meta)   # None in an empty folder
         ...
         checkpoints.save(step, state, meta)                    # returns while the files are still being written
+        checkpoints.save(steps, state, meta, last=True)        # returns when they are there
 
 Orbax has no checksum of what it stores: a flipped bit is restored as if it were right. So every array's fingerprint
 is stored beside it, and a checkpoint that does not give it back counts as damaged. A damaged one is set aside as
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +29,9 @@ from rcsd_jax import hosts
 from rcsd_jax.types import Array, Tree
 
 T = TypeVar("T")
+
+TRIES = 3  # saves that fail in a row end a run
+_PAUSE_SECONDS = 10.0  # before the last checkpoint of a run is tried again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +60,10 @@ class Restored(NamedTuple):
 
 class Mismatch(ValueError):
     """The checkpoint is sound, and belongs to another run or model."""
+
+
+class _NotRestored(ValueError):
+    """Checkpoints of steps that this run has not come to."""
 
 
 def compare_meta(stored: Meta, wanted: Meta) -> list[str]:
@@ -100,13 +109,17 @@ class Checkpoints:
         self.folder = epath.Path(folder).absolute() if "://" not in os.fspath(folder) else epath.Path(folder)
         self._read_only = read_only
         # What is half written is a save that was killed, or, to a mere reader, one that is still at work.
-        options = ocp.CheckpointManagerOptions(
+        self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
             cleanup_tmp_directories=not read_only,
             create=not read_only,
         )
-        self._manager = _Manager(self.folder, options=options, item_names=("state", "record"))
+        self._manager = self._opened()
+        self._failed, self._begun = 0, False  # how many saves in a row; whether one is being written
+
+    def _opened(self) -> _Manager:
+        return _Manager(self.folder, options=self._options, item_names=("state", "record"))
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -114,30 +127,64 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def save(self, step: int, state: Tree, meta: Meta) -> None:
+    def save(self, step: int, state: Tree, meta: Meta, *, last: bool = False) -> None:
         """Starts to write ``state`` as ``step``; the caller may donate its buffers at once.
 
-        An error of the save before (a full disk, say) is raised here. A step that is already there is not written
-        again, only waited for.
+        A save that fails (a full disk, a bucket that is out of reach) is noticed and said at the next one, which may
+        succeed. A step that is already there is not written again, only waited for.
+
+        Args:
+          step: how many steps led to the state.
+          state: the arrays.
+          meta: what they belong to.
+          last: there is no next one. Returns when all is on disk, and tries again if it is not.
 
         Raises:
           ValueError: the folder holds a later step, so this run did not begin with ``restore``; or it is read_only.
-          RuntimeError: nothing was saved.
+          Exception: of whatever kind has made ``TRIES`` saves in a row fail; of several hosts, the first one.
         """
         if self._read_only:
             raise ValueError(f"step {step} cannot be saved: {self.folder} was opened read_only")
+        if self._tried(self.wait) and self._begun:
+            self._failed = 0  # the one before is there
+        while not (begun := self._tried(lambda: self._save(step, state, meta, wait=last))) and last:
+            time.sleep(_PAUSE_SECONDS)
+        self._begun = begun
+
+    def _save(self, step: int, state: Tree, meta: Meta, *, wait: bool) -> None:
         newest = max(self._manager.all_steps(), default=-1)
         if newest == step:
-            self.wait()
             return
         if newest > step:
-            raise ValueError(
+            raise _NotRestored(
                 f"{self.folder} holds step {newest}, this is step {step}: restore first, or clear the folder"
             )
         record = {"meta": dataclasses.asdict(meta), "leaves": describe(state)}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
         if not self._manager.save(step, args=items, force=True):
             raise RuntimeError(f"orbax did not save step {step} in {self.folder} and gave no reason")
+        if wait:
+            self.wait()
+
+    def _tried(self, attempt: Callable[[], None]) -> bool:
+        """Whether ``attempt`` has worked; what makes too many fail in a row is raised."""
+        try:
+            attempt()
+        except _NotRestored:
+            raise
+        except Exception as error:  # its type depends on the disk or the bucket
+            self._failed += 1
+            # Of several hosts some may have written their part and be past the barriers that others wait at.
+            if self._failed == TRIES or jax.process_count() > 1:
+                raise
+            logging.error(
+                "a checkpoint was not saved in %s, attempt %d of %d: %s: %s", self.folder, self._failed, TRIES,
+                type(error).__name__, error,
+            )  # fmt: skip
+            self._manager.close()
+            self._manager = self._opened()  # it removes what is half written, and knows what is there
+            return False
+        return True
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises what went wrong in the background."""

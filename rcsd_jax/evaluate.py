@@ -10,12 +10,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from absl import logging
 
-from rcsd_jax import command, config, ending, evaluation, hosts, metrics, models, questions, sharding
+from rcsd_jax import command, config, data, ending, evaluation, hosts, metrics, models, questions, sharding
 from rcsd_jax.encoding import Encoder
 from rcsd_jax.measure import measure
 from rcsd_jax.randomness import key_for
@@ -54,6 +55,8 @@ class Asked(NamedTuple):
 class Examination:
     """All that is asked of a model, and how it is sampled: compiled once, for any number of weights.
 
+    ``seen`` is how many questions of a split the model of the config was trained on, where it was on any.
+
     Raises:
       ValueError: no question of a split can be asked.
     """
@@ -62,6 +65,7 @@ class Examination:
         wanted, self._experiment = experiment.evaluation, experiment
         encoder = Encoder(model.tokenizer, experiment.prompts)
         self._asked = {split: _ask(experiment, encoder, split) for split in wanted.splits}
+        self.seen = _seen(experiment.model.source, {split: asked.problems for split, asked in self._asked.items()})
         modes = {"sampled": (wanted.sampling, wanted.samples)}
         if wanted.greedy:
             modes["greedy"] = (dataclasses.replace(wanted.sampling, temperature=0.0), 1)
@@ -133,7 +137,21 @@ def evaluate_model(
                 "dropped": dropped,
                 **{key: dataclasses.asdict(interval) for key, interval in evaluation.summarise(records).items()},
             }
-    return {"results": results, "tokens": tokens, "seconds": round(time.monotonic() - started, 2)}
+    summary = {"results": results, "tokens": tokens, "seconds": round(time.monotonic() - started, 2)}
+    return summary | ({"seen_in_training": examination.seen} if examination.seen else {})
+
+
+def _seen(source: str, asked: Mapping[str, Sequence[Problem]]) -> dict[str, int]:
+    """How many questions of a split the model was trained on, for those splits that have any; they are warned of."""
+    known = questions.trained_on(source)
+    found = {split: sum(data.question_hash(problem) in known for problem in asked[split]) for split in asked}
+    for split, count in found.items():
+        if count:
+            logging.warning(
+                "%s was trained on %d of the %d questions of split %r: what it answers there says little about others",
+                source, count, len(asked[split]), split,
+            )  # fmt: skip
+    return {split: count for split, count in found.items() if count}
 
 
 def _ask(experiment: config.Experiment, encoder: Encoder, split: str) -> Asked:

@@ -13,7 +13,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from rcsd_jax import checkpoint, command, config, lm, models, sharding, sources
+from rcsd_jax import checkpoint, command, config, lm, models, questions, sharding, sources
 from rcsd_jax.workdir import Workdir
 
 _TO = flags.DEFINE_string("to", None, "the folder to write; it must not exist")
@@ -41,7 +41,11 @@ def export(experiment: config.Experiment, workdir: str, folder: str, step: int |
         if restored is None:
             wanted = "yet: wait for the first, or train the run" if step is None else f"of step {step}"
             raise ValueError(f"{run / 'checkpoints'} holds no checkpoint {wanted}")
-        lm.export(folder, model.transformer, models.whole(restored.state, model).variables, model.tokenizer)
+        variables, notes = (
+            models.whole(restored.state, model).variables,
+            {questions.TRAINED_ON: questions.history(experiment)},
+        )
+        lm.export(folder, model.transformer, variables, model.tokenizer, notes=notes)
     return restored.step
 
 

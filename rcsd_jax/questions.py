@@ -13,6 +13,7 @@ from rcsd_jax import config, data, rubrics
 from rcsd_jax.types import Problem, Rubric
 
 Check = Callable[[Problem, str], tuple[bool, ...]]
+TRAINED_ON = "trained_on.txt"  # in the folder of a model: a hash of every question that it was trained on, a line each
 
 # Control -> (its argument, the key of config.rubrics that sets it).
 STRENGTHS = {
@@ -40,6 +41,18 @@ def load(questions: config.Data, split: str) -> list[Problem]:
     if not problems:
         raise ValueError(f"split {split!r} of {questions.path or questions.source} is empty: change its share")
     return problems[: questions.limit or None]
+
+
+def trained_on(source: str) -> frozenset[str]:
+    """Hashes of the questions that the model in the folder ``source`` was trained on; none if it does not say."""
+    path = epath.Path(source) / TRAINED_ON
+    return frozenset(path.read_text().split()) if path.exists() else frozenset()
+
+
+def history(experiment: config.Experiment) -> str:
+    """The file ``TRAINED_ON`` of the model that a run makes: these questions, and those of the model it began with."""
+    mine = map(data.question_hash, load(experiment.data, experiment.data.split))
+    return "".join(f"{line}\n" for line in sorted({*mine, *trained_on(experiment.model.source)}))
 
 
 def guidance(experiment: config.Experiment, problems: Sequence[Problem]) -> dict[str, Rubric]:

@@ -45,7 +45,7 @@ SHOWN = ("loss", "reward", "accuracy", "rollout_accuracy", "rollout_valid")  # i
 
 
 class Diverged(ValueError):
-    """Several steps in a row had a loss or gradient that is not finite."""
+    """Several steps in a row had a loss or gradient that is not finite, or is too large."""
 
 
 def train(experiment: config.Experiment, workdir: str) -> dict[str, Any]:
@@ -124,11 +124,12 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
             # 3. The loop; its last checkpoint is the end of the run.
             report = Reporter(e, folder, writer, progress)
 
-            def save(step: int, state: TrainState) -> None:
+            def save(step: int, state: TrainState, last: bool) -> None:
                 checkpoints.save(
                     step,
                     models.learned(state, has_separate_teacher=e.older_weights.kind == "separate"),
                     dataclasses.replace(meta, metrics_bytes=writer.position),
+                    last=last,
                 )
 
             def measure(step: int, state: TrainState) -> None:
@@ -141,7 +142,8 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
     pulse.owes(False)
     # 4. The model for others to load, what all this was, and how good the model is.
     if not hosts.from_first((folder / "model" / "config.json").exists):  # or it was killed after that
-        lm.export(os.fspath(folder / "model"), transformer, state.variables, tokenizer)
+        notes = {questions.TRAINED_ON: questions.history(e)}
+        lm.export(os.fspath(folder / "model"), transformer, state.variables, tokenizer, notes=notes)
     summary = {**source.facts, **hosts.from_first(lambda: _totals(metrics.read_metrics(folder / "metrics.jsonl")))}
     if examination:
         summary["evaluation"] = evaluate.evaluate_model(examination, state.variables, folder, e.name, pulse)
@@ -185,7 +187,7 @@ def _loop(
     state: TrainState,
     start: int,
     report: Reporter,
-    save: Callable[[int, TrainState], None],
+    save: Callable[[int, TrainState, bool], None],
     measure: Callable[[int, TrainState], None],
     pulse: ending.Pulse,
 ) -> TrainState:
@@ -198,10 +200,11 @@ def _loop(
         if (step + 1) % e.train.updates_per_rollout == 0:
             asked = pulse() or asked
         is_asked = asked and e.train.rests(step + 1)
-        if (step + 1) % e.train.checkpoint_every == 0 or step + 1 == e.train.steps or is_asked:
+        is_last = is_asked or step + 1 == e.train.steps
+        if (step + 1) % e.train.checkpoint_every == 0 or is_last:
             report.flush()
             hosts.agree(report.newest)  # nothing else would notice hosts whose numbers have parted
-            save(step + 1, state)
+            save(step + 1, state, is_last)
         if is_asked:
             raise pulse.ended(f"step {step + 1} is saved")
         measure(step + 1, state)
@@ -266,8 +269,8 @@ class Reporter:
             )
             raise Diverged(
                 f"{row['skipped_in_a_row']:.0f} steps in a row up to step {step} had a loss or gradient that is not "
-                f"finite; the weights are those before them. See {self._folder / 'diverged.json'}; lower "
-                "config.optimizer.learning_rate or config.optimizer.max_grad_norm"
+                "finite, or a gradient above config.optimizer.skip_grad_norm; the weights are those before them. See "
+                f"{self._folder / 'diverged.json'}; lower config.optimizer.learning_rate or max_grad_norm"
             )
 
     def _warn_of_compilations(self, step: int) -> None:

@@ -280,30 +280,49 @@ def test_no_way_out_of_the_with_block_loses_the_last_save(tmp_path, leave):
 
 
 FULL_DISK = """
-import resource, signal, sys
+import resource, signal, sys, time
 import jax
+from rcsd_jax import checkpoint
 from rcsd_jax.checkpoint import Checkpoints, Meta
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing past the limit is then an error, like a full disk
+checkpoint._PAUSE_SECONDS = 0
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+def allow(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
 state = {"x": jax.random.normal(jax.random.key(0), (300_000,))}
 with Checkpoints(sys.argv[1]) as checkpoints:
-    checkpoints.save(1, state, Meta())
-    checkpoints.wait()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    checkpoints.save(1, state, Meta(), last=True)
+    allow(200_000)
     checkpoints.save(2, state, Meta())
+    checkpoints.save(3, state, Meta())
+    while checkpoints._manager.is_saving_in_progress():
+        time.sleep(0.01)
+    allow(most)
+    checkpoints.save(4, state, Meta())
+    checkpoints.wait()
+    allow(200_000)
     try:
-        checkpoints.save(2, state, Meta())
+        LOSE
     except Exception as error:
         print("REPORTED", type(error).__name__)
 """
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs file size limits")
-def test_a_full_disk_is_reported_and_the_checkpoint_before_survives(tmp_path):
+@pytest.mark.parametrize(
+    "lose",
+    [
+        "checkpoints.save(5, state, Meta(), last=True)",
+        "[checkpoints.save(step, state, Meta()) for step in range(5, 9)]",
+    ],
+)
+def test_a_full_disk_costs_a_checkpoint_three_in_a_row_the_run_and_never_one_that_is_there(tmp_path, lose):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, tmp_path],
+        [sys.executable, "-c", FULL_DISK.replace("LOSE", lose), tmp_path],
         cwd=Path(__file__).parents[1], env=environment, check=False, timeout=240, capture_output=True, text=True,
     )  # fmt: skip
-    assert "REPORTED" in done.stdout, done.stderr[-2000:]
+    assert "REPORTED ValueError" in done.stdout, done.stderr[-2000:]
+    assert done.stderr.count("a checkpoint was not saved") == 2 + 2  # steps 2 and 3, and two of those that came later
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore({"x": jnp.zeros(300_000)}, Meta()).step == 1
+        assert checkpoints.restore({"x": jnp.zeros(300_000)}, Meta()).step == 4

@@ -114,7 +114,7 @@ def test_everything_that_is_wrong_is_told_at_once():
         ("train.trajectories_every", 0, "give at least 1"),
         ("divergence.kind", "kl", "kl_teacher_student"),
         ("reward.judge", "endpint", "did you mean 'endpoint'?"),
-        ("reward.scale", "likert", "not one of explicit, implicit"),
+        ("reward.scale", "likert", "not one of explicit, quoted, implicit"),
         ("reward.max_failed", 1.5, "give at least 0, at most 1"),
         ("reward.endpoint.concurrency", 0, "config.reward.endpoint: concurrency is 0: give at least 1"),
         ("optimizer.schedule", "cosin", "schedule"),

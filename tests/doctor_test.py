@@ -1,5 +1,6 @@
 """What the doctor finds, and that it says how to cure it."""
 
+import hashlib
 import http.server
 import importlib.util
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import tiny_tokenizers
+from huggingface_hub import _local_folder
 from tiny_pipeline import experiment
 
 from rcsd_jax import checks, doctor, lm
@@ -166,6 +168,24 @@ def test_a_model_folder_is_looked_through(folder):
     (folder / "tokenizer.json").unlink()
     found = checks.model(asked(folder))
     assert found.status == "failed" and "copy the tokenizer files" in found.says
+
+
+@pytest.mark.parametrize("way", ["cache", "folder"])
+def test_a_flipped_bit_of_what_the_hub_sent_is_noticed(folder, tmp_path, way):
+    weights = folder / "model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if way == "folder":
+        _local_folder.write_download_metadata(folder, weights.name, commit_hash="c" * 40, etag=digest)
+    else:
+        (tmp_path / "blobs").mkdir()
+        weights = weights.rename(tmp_path / "blobs" / digest)
+        (folder / "model.safetensors").symlink_to(weights)
+    assert "1 files of weights as the hub sent them" in checks.model(asked(folder)).says
+    bits = bytearray(weights.read_bytes())
+    bits[-1] ^= 1
+    weights.write_bytes(bits)
+    found = checks.model(asked(folder))
+    assert found.status == "failed" and "model.safetensors in" in found.says and "fetch them again" in found.says
 
 
 def test_a_checkpoint_too_large_for_the_disk_is_noticed_before_it_is_written(folder):

@@ -6,7 +6,7 @@ import jax
 import pytest
 from tiny_pipeline import experiment
 
-from rcsd_jax import evaluate, evaluation, questions
+from rcsd_jax import data, evaluate, evaluation, lm, models, questions, sharding
 
 MEASURED = experiment()
 
@@ -62,6 +62,23 @@ def test_a_measured_workdir_is_not_measured_again(measured, monkeypatch):
     folder, summary = measured
     monkeypatch.setattr(evaluate.models, "load", None)
     assert evaluate.evaluate(MEASURED, folder) == summary
+
+
+def test_questions_that_the_model_was_trained_on_are_counted_and_warned_of(one_device, tmp_path, monkeypatch):
+    e = experiment(evaluation__splits=("eval",), evaluation__greedy=False)
+    model = models.load(e.model, 0, sharding.make_mesh(e.mesh))
+    of_eval = questions.load(e.data, "eval")
+    as_typed = dataclasses.replace(of_eval[0], id="other", question=f" {of_eval[0].question.upper()} ")
+    learned = [as_typed, *of_eval[1:3], *questions.load(e.data, "train")]
+    notes = {questions.TRAINED_ON: "".join(f"{data.question_hash(problem)}\n" for problem in learned)}
+    lm.export(tmp_path / "model", model.transformer, model.variables, model.tokenizer, notes=notes)
+    e = dataclasses.replace(e, model=dataclasses.replace(e.model, source=str(tmp_path / "model")))
+    told = []
+    monkeypatch.setattr(evaluate.logging, "warning", lambda text, *values: told.append(text % values))
+    assert evaluate.evaluate(e, tmp_path / "run")["seen_in_training"] == {"eval": 3}
+    assert any("3 of the 16 questions of split 'eval'" in line for line in told)
+    # What is trained further was trained on both.
+    assert set(questions.history(e).split()) == set(map(data.question_hash, learned))
 
 
 def test_guidance_in_the_prompt_changes_the_answers_and_what_cannot_be_asked_is_counted(

@@ -21,6 +21,7 @@ RUBRIC = Rubric(
 PROBLEM = Problem("q", "A mass of 3 kg speeds up by 4 m/s². Which force?", "12 N", rubric=RUBRIC)
 CASE = Case(PROBLEM, "F = 3 * 4 = 12 N")
 IMPLICIT = Case(PROBLEM, CASE.answer, Scale("implicit"))
+QUOTED = Case(PROBLEM, "So  F = m a,\nF = 3 * 4 = 12 N", Scale("quoted"))
 
 
 def prompt_of(case, attempt=0):
@@ -89,6 +90,28 @@ def test_whatever_is_not_exactly_a_verdict_is_none(reply, reason):
 def test_a_score_is_a_whole_number_from_1_to_10_and_nothing_else(reply, reason):
     with pytest.raises(VerdictError, match=reason):
         IMPLICIT.read(reply)
+
+
+def test_what_is_there_is_shown_by_words_of_the_answer():
+    assert QUOTED.read('{"1": "F = M A, F = 3", "2": false, "3": false}') == pytest.approx(9 / 13), "spaces and case"
+    assert QUOTED.read('{"1": false, "2": "12 N", "3": "3 * 4"}') == pytest.approx((4 - 3) / 13)
+    assert "words of the answer" in prompt_of(QUOTED) and "(9)" not in prompt_of(QUOTED)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ('{"1": "F = m * a", "2": false, "3": false}', "not there"),
+        ('{"1": "", "2": false, "3": false}', "not there"),
+        ('{"1": " * ", "2": false, "3": false}', "not there"),
+        ('{"1": true, "2": false, "3": false}', "neither words nor false"),
+        ('{"1": "12 N", "2": null, "3": 0}', "neither words nor false"),
+        ('{"1": "12 N", "2": false}', "every criterion"),
+    ],
+)
+def test_words_that_the_answer_has_not_are_no_evidence(reply, reason):
+    with pytest.raises(VerdictError, match=reason):
+        QUOTED.read(reply)
 
 
 # Asking

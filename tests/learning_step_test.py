@@ -275,6 +275,24 @@ def test_a_step_that_is_not_finite_or_counts_nothing_changes_only_its_counters(w
     assert metrics["learning_rate"] == pytest.approx(OPTIMIZER.learning_rate * 0.99)
 
 
+def test_a_spike_is_skipped_where_a_limit_is_set():
+    norm = float(after(1, start("base"), train_step("distill"), scored())[1]["grad_norm"])
+    for limit, skipped in ((norm * 1.01, 0), (norm * 0.99, 1)):
+        optimizer = dataclasses.replace(OPTIMIZER, skip_grad_norm=limit)
+        step = make_train_step(
+            MODEL,
+            OBJECTIVES["distill"],
+            LossConfig(DivergenceConfig()),
+            optimizer=optimizer,
+            teacher=TeacherConfig("base"),
+            vocab_limit=LIMIT,
+        )
+        state, metrics = after(1, start("base"), step, scored())
+        assert (state.step, state.skipped, state.skipped_in_a_row, metrics["skipped"]) == (1, skipped, skipped, skipped)
+        pairs = zip(jax.tree.leaves(weights(MODEL)), jax.tree.leaves(state.variables), strict=True)
+        assert any(np.any(old != new) for old, new in pairs) == (not skipped)
+
+
 def test_a_nan_in_a_token_that_does_not_count_changes_nothing():
     batch = scored()
     hidden = np.where((batch.weight_BC > 0)[..., None], batch.teacher_hidden_BCD, np.nan)

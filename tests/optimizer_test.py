@@ -85,6 +85,7 @@ def test_moments_and_updates_of_bfloat16_weights_are_float32():
         ({"b2": 1.0}, "below 1"),
         ({"eps": 0.0}, "1e-8"),
         ({"max_grad_norm": 0.0}, "None"),
+        ({"skip_grad_norm": -1.0}, "no skipping"),
         ({"total_steps": 5, "warmup_steps": 5}, "after the warmup"),
     ],
 )

@@ -12,7 +12,20 @@ import numpy as np
 import pytest
 from tiny_pipeline import experiment
 
-from rcsd_jax import checkpoint, config, ending, evaluate, export, lm, metrics, models, sharding, sources
+from rcsd_jax import (
+    checkpoint,
+    config,
+    data,
+    ending,
+    evaluate,
+    export,
+    lm,
+    metrics,
+    models,
+    questions,
+    sharding,
+    sources,
+)
 from rcsd_jax.train import Diverged, train
 from rcsd_jax.workdir import Workdir
 
@@ -135,6 +148,8 @@ def test_a_run_is_measured_on_its_way_once_a_step_and_an_older_checkpoint_can_be
     loaded = lm.load(tmp_path / "peak", e.model.compute)[1]
     last = lm.load(tmp_path / "model", e.model.compute)[1]
     assert any(np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (loaded, last)), strict=True))
+    learned = frozenset(map(data.question_hash, questions.load(e.data, "train")))
+    assert questions.trained_on(tmp_path / "peak") == questions.trained_on(tmp_path / "model") == learned
     with pytest.raises(ValueError, match="holds no checkpoint of step 3"):
         export.export(e, tmp_path, tmp_path / "none", step=3)
 

@@ -37,7 +37,8 @@ def _of_start(s: Subject, state: TrainState) -> Iterator[Function]:
     if leaves and s.run != "evaluate":
         yield Function("fingerprint", checkpoint.fingerprints, (leaves,), during="start", beside=others)
     if s.run == "train":
-        build = jax.jit(functools.partial(learning.init_state, s.transformer, mesh=s.mesh, **how_to_learn(s)))
+        build = functools.partial(learning.init_state, s.transformer, mesh=s.mesh, **how_to_learn(s))
+        build = jax.jit(build, donate_argnums=0)  # it takes the weights over, as they lie
         yield Function("state", build, (state.variables,), during="start", beside=teacher)
 
 

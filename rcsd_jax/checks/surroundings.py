@@ -42,7 +42,7 @@ def hub(asked: Asked) -> Finding:
 
 
 def model(asked: Asked) -> Finding:
-    """Config and tokenizer of the model, and the names and shapes of its weights if they are in a folder."""
+    """Config and tokenizer of the model; of weights that are here names, shapes, and whether the hub sent them so."""
     if asked.experiment is None:
         return Finding("skipped", "no --config")
     wanted = asked.experiment.model
@@ -50,16 +50,21 @@ def model(asked: Asked) -> Finding:
         return Finding("ok", "made from scratch, with the tokenizer of the science world")
     try:
         transformer, tokenizer = lm.declared(wanted.source, wanted.compute)
-        is_local = Path(wanted.source).expanduser().is_dir()
-        if is_local:
+        if Path(wanted.source).expanduser().is_dir():
             lm.check_weights(wanted.source, transformer)
     except ValueError as error:  # has what, where and the cure
         return Finding("failed", str(error))
+    folder = _here(wanted.source)
+    altered, compared = ([], 0) if folder is None else lm.altered(folder)
+    if altered:
+        return Finding("failed", f"{', '.join(altered)} in {folder}: not the bits that the hub sent, fetch them again")
     params = jax.eval_shape(lambda: lm.init(transformer, jax.random.key(0)))["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     says = f"{transformer.architecture.family}, {count / 1e9:.2f} B parameters, {tokenizer.vocab_limit} tokens"
     says += ", thinking can be switched" if tokenizer.has_thinking_switch else ""
-    return Finding("ok", says + ("" if is_local else "; its weights are looked at when they are fetched"))
+    says += f", {compared} files of weights as the hub sent them" if compared else ""
+    is_here = folder is not None and any(folder.glob("*.safetensors"))
+    return Finding("ok", says + ("" if is_here else "; its weights are looked at when they are fetched"))
 
 
 def bucket(asked: Asked) -> Finding:
@@ -109,6 +114,16 @@ def judge(asked: Asked, timeout: float = 10.0) -> Finding:
     except (ValueError, KeyError, TypeError) as error:
         return Finding("failed", f"{url} is no list of models ({error!r}): is this the base URL of an OpenAI-like API?")
     return Finding("ok", f"{asked.judge} has {', '.join(names[:5]) or 'no model'}")
+
+
+def _here(source: str) -> Path | None:
+    """The folder of a model, or what the hub's client has fetched of it; None if it has nothing."""
+    if Path(source).expanduser().is_dir():
+        return Path(source).expanduser()
+    try:
+        return Path(huggingface_hub.snapshot_download(source, local_files_only=True))
+    except (ValueError, OSError):  # it is in a bucket, or nothing was fetched
+        return None
 
 
 def _write_and_read(folder: epath.Path) -> None:

@@ -123,8 +123,9 @@ class Teacher:
 class Reward:
     """What a completion earns. "accuracy": 1 for the right final answer, else 0. "rubric": what a judge finds of its
     question's ground-truth rubric, by ``scale``: "explicit" asks for every criterion and takes the share of the weight
-    that is met (``judges.explicit``), "implicit" for one score. ``weights`` of the explicit scale are the rubric's
-    "integers" or those of the "categories" Essential 1, Important 0.7, Optional 0.3 and Pitfall 0.9. Objective
+    that is met (``judges.explicit``), "quoted" does the same and wants words of the answer as evidence, "implicit" asks
+    for one score. ``weights``, but of the implicit scale, are the rubric's "integers" or those of the "categories"
+    Essential 1, Important 0.7, Optional 0.3 and Pitfall 0.9. Objective
     "best_of_n" keeps the best completion of a question if it earns more than ``threshold``.
 
     ``judge`` is a "program" (the science world has one), the model "self" (with the teacher's weights, or else those
@@ -149,11 +150,12 @@ class Train:
     """The loop: how many steps, how much a step.
 
     ``questions`` and ``samples`` count what a rollout samples, and ``updates_per_rollout`` steps learn from it;
-    ``rows`` of ``row_length`` tokens make an SFT step. A run stops after ``max_skipped`` non-finite steps in a row.
-    Of the checkpoints, one every ``checkpoint_every`` steps, the last two stay, and those at multiples of
-    ``keep_every`` (0: no other). Every ``trajectories_every`` steps the first rollouts of a step are kept as text.
-    ``completion_lengths`` are bucket lengths: where all completions of a step are short, what scores them and learns
-    from them is compiled for the next of these lengths instead of ``sampling.max_new_tokens``.
+    ``rows`` of ``row_length`` tokens make an SFT step. A run stops after ``max_skipped`` steps in a row that are not
+    finite, or whose gradient exceeds ``optimizer.skip_grad_norm``. Of the checkpoints, one every ``checkpoint_every``
+    steps, the last two stay, and those at multiples of ``keep_every`` (0: no other). Every ``trajectories_every`` steps
+    the first rollouts of a step are kept as text. ``completion_lengths`` are bucket lengths: where all completions of a
+    step are short, what scores them and learns from them is compiled for the next of these lengths instead of
+    ``sampling.max_new_tokens``.
 
     With ``staleness`` 1 a rollout is sampled by the weights that the step before it begins with, and judged while that
     step learns and the next rollout is sampled: nobody waits for a slow judge, and losses correct for the older

@@ -5,8 +5,8 @@ between two fences with a code that it cannot contain, because the code is a has
 makes the same prompt, so that a cache knows it again.
 
     <answer 5f1c...>                                the judge prints      {"1": true, "2": false}     explicit
-    ... whatever the model wrote ...                                      {"score": 7}                implicit
-    </answer 5f1c...>
+    ... whatever the model wrote ...                                      {"1": "F = ma", "2": false}  quoted
+    </answer 5f1c...>                                                     {"score": 7}                implicit
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from rcsd_jax import rubrics
 from rcsd_jax.types import Criterion, Message, Problem, Rubric
 
-SCALES = ("explicit", "implicit")
+SCALES = ("explicit", "quoted", "implicit")
 # Rubrics as Rewards (arXiv 2507.17746). A criterion names its category at the head of its description, or its weight
 # tells it, as the prompt that asks for rubrics has it: 7 to 10 essential, 3 to 6 important, below optional.
 CATEGORIES = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
@@ -49,6 +49,11 @@ _TASK = {
 Say for each of the {count} criteria whether what it describes is really there in the answer; for a criterion that \
 describes a mistake, whether the mistake is there. Print one JSON object and nothing else: the number of every \
 criterion with true or false, as in {{"1": true, "2": false}}.""",
+    "quoted": """\
+Say for each of the {count} criteria whether what it describes is really there in the answer; for a criterion that \
+describes a mistake, whether the mistake is there. Print one JSON object and nothing else: the number of every \
+criterion, with false where it is not there, and where it is with the words of the answer that show it, copied letter \
+by letter, as in {{"1": "words of the answer", "2": false}}.""",
     "implicit": """\
 Give the answer one whole number from 1 (meets nothing that counts) to 10 (meets all that counts and makes no listed \
 mistake), in view of all {count} criteria and their weights, which stand in brackets. Print one JSON object and \
@@ -72,8 +77,9 @@ class Judgement(NamedTuple):
 class Scale:
     """How a judge puts its verdict, and what that is worth.
 
-    ``kind`` is "explicit" (a verdict a criterion, see ``explicit``) or "implicit" (a score from 1 to 10, see
-    ``implicit``); ``weights`` are those of the explicit kind.
+    ``kind`` is "explicit" (a verdict a criterion, see ``explicit``), "quoted" (the same, but what is there has to be
+    shown by words of the answer) or "implicit" (a score from 1 to 10, see ``implicit``); ``weights`` are those of the
+    first two.
     """
 
     kind: str = "explicit"
@@ -97,7 +103,7 @@ class Case:
     def messages(self, attempt: int = 0) -> list[Message]:
         """The chat that asks for a verdict; every attempt words it with another code."""
         criteria, kind = self.rubric.criteria, self.scale.kind
-        shown = _numbered(criteria) if kind == "explicit" else rubrics.prompts.rubric_as_lines(self.rubric)
+        shown = rubrics.prompts.rubric_as_lines(self.rubric) if kind == "implicit" else _numbered(criteria)
         code = hashlib.sha256(json.dumps([self.answer, attempt]).encode()).hexdigest()[:16]
         filled = _PROMPT.format(
             code=code,
@@ -115,9 +121,11 @@ class Case:
           VerdictError: the reply is anything but one JSON object of the right form, alone or in a code fence.
         """
         verdict = _decoded(reply)
-        if self.scale.kind == "explicit":
-            return explicit(self.rubric, _met(verdict, len(self.rubric.criteria)), self.scale.weights)
-        return implicit(_score(verdict))
+        if self.scale.kind == "implicit":
+            return implicit(_score(verdict))
+        said = _each(verdict, len(self.rubric.criteria))
+        met = _shown(said, self.answer) if self.scale.kind == "quoted" else _met(said)
+        return explicit(self.rubric, met, self.scale.weights)
 
 
 def explicit(rubric: Rubric, met: Sequence[bool], weights: str = "integers") -> float:
@@ -172,13 +180,30 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _met(verdict: Any, count: int) -> list[bool]:
+def _each(verdict: Any, count: int) -> list[Any]:
     wanted = [str(number) for number in range(1, count + 1)]
     if not isinstance(verdict, dict) or set(verdict) != set(wanted):
         raise VerdictError("not every criterion once")
-    if not all(isinstance(verdict[number], bool) for number in wanted):
-        raise VerdictError("neither true nor false")
     return [verdict[number] for number in wanted]
+
+
+def _met(said: Sequence[Any]) -> list[bool]:
+    if not all(isinstance(each, bool) for each in said):
+        raise VerdictError("neither true nor false")
+    return list(said)
+
+
+def _shown(said: Sequence[Any], answer: str) -> list[bool]:
+    if not all(isinstance(each, str) or each is False for each in said):
+        raise VerdictError("neither words nor false")
+    for words in (each for each in said if isinstance(each, str)):
+        if not any(map(str.isalnum, words)) or _plain(words) not in _plain(answer):
+            raise VerdictError("words that are not there")
+    return [each is not False for each in said]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _score(verdict: Any) -> int:

@@ -29,6 +29,7 @@ class OptimizerConfig:
       eps: added to the root of the second moment.
       weight_decay: decoupled, times the learning rate; not on norms and biases.
       max_grad_norm: gradients are scaled down to this global norm; None leaves them.
+      skip_grad_norm: a step whose gradient has a larger global norm than this changes no weight; None uses them all.
 
     Raises:
       ValueError: a value out of range.
@@ -43,6 +44,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
+    skip_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -55,10 +57,10 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}: it must be at least 0 and below 1")
         if not self.eps > 0:
             raise ValueError(f"optimizer.eps is {self.eps}: it must be positive, 1e-8 is usual")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(
-                f"optimizer.max_grad_norm is {self.max_grad_norm}: it must be positive, or None for no clipping"
-            )
+        for name, off in (("max_grad_norm", "no clipping"), ("skip_grad_norm", "no skipping")):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise ValueError(f"optimizer.{name} is {limit}: it must be positive, or None for {off}")
         if self.schedule != "constant" and self.total_steps <= self.warmup_steps:
             raise ValueError(
                 f"optimizer.total_steps is {self.total_steps}, warmup_steps is {self.warmup_steps}: "

@@ -41,18 +41,24 @@ def init_state(
 ) -> TrainState:
     """The state before the first step, laid out on the mesh.
 
-    The state takes ``variables`` over: the first train step donates their buffers.
+    The state takes ``variables`` over, without a copy where they lie as the state does: the first train step donates
+    their buffers.
 
     Raises:
       ValueError: ``trainable`` names no collection of ``variables``.
     """
     if trainable not in variables:
         raise ValueError(f"trainable is {trainable!r}, the variables are {sorted(variables)}: name one of them")
-    build = functools.partial(_initial, trainable=trainable, optimizer=optimizer, teacher=teacher)
+    how: dict[str, Any] = {"trainable": trainable, "optimizer": optimizer, "teacher": teacher}
+
+    def beside(variables: Tree) -> TrainState:
+        return dataclasses.replace(_initial(variables, **how), variables={})
+
     if mesh is None:
-        return jax.jit(build)(variables)
-    layout = state_shardings(transformer, mesh, trainable=trainable, optimizer=optimizer, teacher=teacher)
-    return jax.jit(build, out_shardings=layout)(variables)
+        return dataclasses.replace(jax.jit(beside)(variables), variables=jax.device_put(variables))
+    layout = state_shardings(transformer, mesh, **how)
+    state = jax.jit(beside, out_shardings=dataclasses.replace(layout, variables={}))(variables)
+    return dataclasses.replace(state, variables=jax.device_put(variables, layout.variables))
 
 
 def state_shardings(
@@ -162,8 +168,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Tree], tuple[TrainState, dict[str, Array]]]:
     """The jitted ``(state, batch) -> (state, metrics)``; the old state is donated.
 
-    A step whose loss or gradient is not finite, or in which no token counts, changes nothing but the counters
-    ``step``, ``skipped`` and, where it is not finite, ``skipped_in_a_row``.
+    A step whose loss or gradient is not finite, whose gradient is larger than ``optimizer.skip_grad_norm``, or in which
+    no token counts, changes nothing but the counters ``step``, ``skipped`` and, but for the last, ``skipped_in_a_row``.
 
     Args:
       transformer: the model.
@@ -192,8 +198,10 @@ def make_train_step(
         )
         gradients = jax.tree.map(lambda x: safe_divide(x, count), gradients)
         norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(total) & jnp.isfinite(norm)
-        new_state = _updated(state, gradients, finite, finite & (count > 0), make_optimizer(optimizer), teacher)
+        sane = jnp.isfinite(total) & jnp.isfinite(norm)
+        if optimizer.skip_grad_norm is not None:
+            sane &= norm <= optimizer.skip_grad_norm
+        new_state = _updated(state, gradients, sane, sane & (count > 0), make_optimizer(optimizer), teacher)
         metrics = {
             "loss": safe_divide(total, count),
             "loss_count": count,
@@ -227,7 +235,7 @@ def _updates(state: TrainState) -> Array:
 def _updated(
     state: TrainState,
     gradients: Tree,
-    finite: Array,
+    sane: Array,
     good: Array,
     transform: optax.GradientTransformation,
     teacher: TeacherConfig,
@@ -250,7 +258,7 @@ def _updated(
         teacher=new_teacher,
         skipped=state.skipped + ~good,
         # Where nothing counts (no group has spread, say), nothing is wrong and nothing is known to be right again.
-        skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + ~finite),
+        skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + ~sane),
     )
 
 

@@ -10,6 +10,7 @@ from rcsd_jax.lm.architecture import Architecture, Compute, Llama3Rope, LoraConf
 from rcsd_jax.lm.attention import attend, rotation_of
 from rcsd_jax.lm.config_json import read_architecture
 from rcsd_jax.lm.continuous import ContinuousSampler
+from rcsd_jax.lm.hub import altered
 from rcsd_jax.lm.huggingface import check_weights, declared, export, fetch, load
 from rcsd_jax.lm.lora import merge
 from rcsd_jax.lm.sampler import Sampler, cache_lengths, sample
@@ -30,6 +31,7 @@ __all__ = [
     "Sampler",
     "SamplingConfig",
     "Transformer",
+    "altered",
     "attend",
     "axes",
     "cache_lengths",

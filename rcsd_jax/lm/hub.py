@@ -63,6 +63,27 @@ def fetch(source: str | Path, patterns: Sequence[str]) -> Path:
         ) from error
 
 
+def altered(folder: Path) -> tuple[list[str], int]:
+    """The files of weights whose bits are not those that the hub sent, and how many could be compared.
+
+    The hub's client keeps the SHA-256 of a large file: as the name of what a link in its cache points to, or beside a
+    folder that it was told to download to. Files that came in another way cannot be compared.
+    """
+    changed, compared = [], 0
+    for path in sorted(path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern)):
+        told = folder / ".cache" / "huggingface" / "download" / f"{path.name}.metadata"
+        lines = told.read_text().split() if told.exists() else []
+        wanted = lines[1] if len(lines) > 1 else path.resolve().name
+        if not re.fullmatch("[0-9a-f]{64}", wanted):
+            continue
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        compared += 1
+        if found != wanted:
+            changed.append(path.name)
+    return changed, compared
+
+
 def _copied(bucket: epath.Path, patterns: Sequence[str]) -> Path:
     """The files of a folder in a bucket, as they are now, below this machine's folder for temporary files."""
     if not bucket.is_dir():

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -107,6 +108,7 @@ def export(
     *,
     dtype: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a folder that transformers and vLLM load: config, generation config, tokenizer, safetensors.
 
@@ -121,6 +123,7 @@ def export(
       tokenizer: as it was loaded.
       dtype: "float32" or "bfloat16"; None takes that of the stored parameters.
       max_shard_bytes: the size from which a second file is begun.
+      notes: the text of further files, by their names.
 
     Raises:
       ValueError: the folder exists, or the dtype is another.
@@ -149,6 +152,8 @@ def export(
         )
         (unfinished / LAST).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         tokenizer.save(unfinished)
+        for name, text in (notes or {}).items():
+            (unfinished / name).write_text(text, encoding="utf-8")
         if hosts.is_first():
             if is_local:
                 os.rename(unfinished, target)
