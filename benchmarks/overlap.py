@@ -48,6 +48,12 @@ class Judge(http.server.BaseHTTPRequestHandler):
         """Says nothing."""
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """One that lets all requests of a step knock at once; with the usual queue of 5 the others wait for a second."""
+
+    daemon_threads, request_queue_size = True, 256
+
+
 def seconds_a_step(folder: Path, url: str, staleness: int) -> float:
     """The median of a run's steps, without the first ones, which compile, and the last, which has nothing ahead."""
     raw = quickstart.common()
@@ -55,7 +61,7 @@ def seconds_a_step(folder: Path, url: str, staleness: int) -> float:
     raw.evaluation.splits = ()
     raw.reward.update(kind="rubric", judge="endpoint", scale="implicit")
     raw.reward.endpoint.update(url=url, model="m", concurrency=128, cache=str(folder / "judgements.jsonl"))
-    raw.train.update(questions=16, samples=4, steps=STEPS, checkpoint_every=STEPS, staleness=staleness)
+    raw.train.update(questions=16, samples=8, steps=STEPS, checkpoint_every=STEPS, staleness=staleness)
     train.train(config.read(raw), str(folder / "run"))
     return statistics.median(x["step_seconds"] for x in metrics.read_metrics(folder / "run" / "metrics.jsonl")[WARM:-1])
 
@@ -63,8 +69,7 @@ def seconds_a_step(folder: Path, url: str, staleness: int) -> float:
 def measured() -> dict[tuple[float, int], list[float]]:
     """Seconds a step of every run, by (the judge's delay, staleness)."""
     found: dict[tuple[float, int], list[float]] = {}
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
-        server.daemon_threads = True
+    with Server(("127.0.0.1", 0), Judge) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for _, delay, staleness in itertools.product(range(ROUNDS), DELAYS, (0, 1)):
             Judge.delay = delay
@@ -82,7 +87,7 @@ def section(found: dict[tuple[float, int], list[float]]) -> str:
         "## Sampling while a judge answers",
         "",
         f"`python -m benchmarks.overlap`, commit {machine.commit()}, jax {jax.__version__}, load"
-        f" {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. GRPO, the quickstart's model, 16 questions of 4"
+        f" {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. GRPO, the quickstart's model, 16 questions of 8"
         " completions a step; a judge over HTTP that answers after so long. Seconds a step: median (least to most) of"
         f" {ROUNDS} runs of {STEPS} steps, each the median of its steps; runs take turns.",
         "",

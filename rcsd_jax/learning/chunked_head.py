@@ -174,8 +174,8 @@ def _in_blocks(loss: Callable, dtype: jnp.dtype, arguments: tuple) -> tuple[Tree
         return sums, jax.lax.bitcast_convert_type(dlogits_UV, bits)
 
     U, V = arguments[0].shape
-    size = rows_in_cache(V)
-    if sharding.platform() != "cpu" or U % size or size >= U or jax.sharding.get_abstract_mesh().size > 1:
+    size = rows_in_cache(U, V)
+    if size == U or jax.sharding.get_abstract_mesh().size > 1:
         return of_rows(arguments)
     # XLA:CPU updates a bfloat16 array by way of a float32 copy of all of it, at every block; one of integers in place.
     bits = jnp.uint16 if dtype == jnp.bfloat16 else jnp.uint32

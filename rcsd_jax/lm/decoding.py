@@ -254,8 +254,8 @@ class Decoder:
 
     def _drawn_in_blocks(self, logits_BV: Array, noise_B: Array) -> Tree:
         B, V = logits_BV.shape
-        size = rows_in_cache(V)
-        if sharding.platform() != "cpu" or size >= B or B % size:
+        size = rows_in_cache(B, V)
+        if size == B:
             return self._drawn(logits_BV, noise_B)
         blocks = logits_BV.reshape(-1, size, V), noise_B.reshape(-1, size)
         return jax.tree.map(jnp.ravel, jax.lax.map(lambda block: self._drawn(*block), blocks))
