@@ -1,8 +1,8 @@
 """Which Qwen3 fits which TPU slice, at the paper's settings: python -m benchmarks.scaling [v5e-256 8B lora ...]
 
-Every function of ``configs/rcsd.py`` is compiled with the TPU compiler, which needs no TPU (``pip install libtpu``). A
-row takes minutes; rows that are known are kept, so the command can be ended and given again. Words choose rows; without
-any, all that are missing are made. ``docs/scaling.md`` is written after every row.
+Every function of ``configs/rcsd.py`` is compiled with the TPU compiler, which needs no TPU: ``pip install "jax[tpu]"``.
+A row takes minutes; rows that are known are kept, so the command can be ended and given again. Words choose rows;
+without any, all that are missing are made. ``docs/scaling.md`` is written after every row.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 import hashlib
 import http.server
+import importlib.metadata
 import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -106,12 +108,23 @@ def test_what_was_not_asked_for_is_skipped_and_does_not_fail():
 
 
 def test_versions_are_those_of_requirements_txt(monkeypatch, tmp_path):
-    assert checks.versions(Asked()).status == "ok"
+    assert checks.versions(Asked()).status != "failed"
     (tmp_path / "requirements.txt").write_text("# all\njax>=99  # the machine\nno-such-package[x]>=1\nnumpy>=2.0\n")
     monkeypatch.setattr(checks.machine, "REQUIREMENTS", tmp_path / "requirements.txt")
     found = checks.versions(Asked())
     assert found.status == "failed" and "pip install -r requirements.txt" in found.says
     assert "not >=99" in found.says and "no-such-package is None" in found.says and "numpy" not in found.says
+
+
+def test_a_tpu_compiler_that_was_not_made_for_this_jax_is_told(monkeypatch):
+    [asked] = [line for line in importlib.metadata.requires("jax") if line.startswith("libtpu")]
+    made_for, version = re.search(r"==(\d+\.\d+\.\d+)", asked)[1], checks.machine._version
+    for installed, status in ((None, "ok"), (made_for, "ok"), ("99.0", "warning")):
+        monkeypatch.setattr(
+            checks.machine, "_version", lambda name, here=installed: here if name == "libtpu" else version(name)
+        )
+        found = checks.versions(Asked())
+        assert found.status == status and (status == "ok" or f"libtpu =={made_for}" in found.says)
 
 
 def test_devices_are_counted_and_a_mesh_that_does_not_fit_them_is_told():

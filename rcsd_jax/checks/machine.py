@@ -43,7 +43,12 @@ def versions(asked: Asked) -> Finding:
     if problems:
         return Finding("failed", "; ".join(problems) + ": pip install -r requirements.txt, in a Python of 3.11 to 3.13")
     shown = ", ".join(f"{name} {found}" for name in SHOWN if (found := _version(name)))
-    return Finding("ok", f"python {python}, {shown}; all {len(wanted)} packages as requirements.txt asks")
+    says = f"python {python}, {shown}; all {len(wanted)} packages as requirements.txt asks"
+    for each in map(Requirement, importlib.metadata.requires("jax") or ()):
+        is_of_tpus = each.marker is not None and each.marker.evaluate({"extra": "tpu"})
+        if each.name == "libtpu" and is_of_tpus and _version("libtpu") and not _is_met(each):
+            return Finding("warning", f'{says}; this jax was made for libtpu {each.specifier}: pip install "jax[tpu]"')
+    return Finding("ok", says)
 
 
 def devices(asked: Asked) -> Finding:
