@@ -225,6 +225,29 @@ def test_collectives_are_told_by_kind_and_by_what_a_device_sends():
     assert ahead.Collective("all-reduce", 100.0, 4, 2.0).sent == 150.0
 
 
+OFFLOADED = """
+HloModule m, entry_computation_layout={()->f32[]}
+
+%called_computation.6 (p0: f32[1,16,4], p1: token[]) -> f32[1,16,32] {
+  %p1 = token[] parameter(1)
+  %p0 = f32[1,16,4]{1,0,2:T(1,128)} parameter(0)
+  ROOT %gathered = f32[1,16,32]{1,0,2:T(1,128)} all-gather(%p0), replica_groups=mesh['a'=1,'b'=8] {'b'}, dimensions={2}
+}, execution_thread="sparsecore"
+
+ENTRY %main (x: f32[1,16,4], ready: token[]) -> f32[1,16,32] {
+  %x = f32[1,16,4]{1,0,2:T(1,128)} parameter(0)
+  %ready = token[] parameter(1)
+  %start = ((f32[1,16,4], token[]), f32[1,16,32]) call-start(%x, %ready), to_apply=%called_computation.6
+  ROOT %done = f32[1,16,32]{1,0,2:T(1,128)} call-done(%start)
+}
+"""
+
+
+def test_what_a_tpu7x_leaves_to_its_sparse_cores_is_sent_all_the_same():
+    [found] = ahead.Program(OFFLOADED).cost().collectives
+    assert (found.kind, found.devices, found.sent) == ("all-gather", 8, 16 * 32 * 4 * 7 / 8)
+
+
 def test_gradients_by_one_input_of_several_kernels_are_summed_over_devices_once():
     mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2, tensor=4))
     architecture = lm.Architecture(

@@ -152,7 +152,7 @@ class Program:
                 parts = dict(re.findall(r"(body|condition)=%?([\w.\-]+)", x.attributes))
                 number = self._turns(x, parts["condition"])
                 self._add(parts["body"], times * (next(turns, 1.0) if number is None else number), turns, cost, found)
-            elif x.opcode in ("call", "conditional", "async-start"):
+            elif x.opcode in ("call", "conditional", "async-start", "call-start"):
                 for called in x.inner:
                     self._add(called, times, turns, cost, found)
             elif _kind(x) in COLLECTIVES:
