@@ -173,9 +173,9 @@ def keys() -> list[tuple[str, str, str]]:
 def main() -> None:
     """Makes the rows that are asked for and missing."""
     jax.config.update("jax_platforms", "cpu")
-    known = {(x["slice"], x["size"], x["learn"]) for x in _rows()}
     for key in keys():
-        if key not in known and set(sys.argv[1:]) <= set(key):
+        is_known = key in {(x["slice"], x["size"], x["learn"]) for x in _rows()}
+        if not is_known and set(sys.argv[1:]) <= set(key):
             made = row(*key)
             with ROWS.open("a") as file:  # another process may make another row
                 file.write(json.dumps(made) + "\n")

@@ -13,6 +13,7 @@ is stored beside it, and a checkpoint that does not give it back counts as damag
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -116,7 +117,8 @@ class Checkpoints:
             create=not read_only,
         )
         self._manager = self._opened()
-        self._failed, self._begun = 0, False  # how many saves in a row; whether one is being written
+        self._failed, self._is_broken = 0, False  # how many saves in a row; whether the manager's last one did
+        self._begun: int | None = None  # the step that is being written
 
     def _opened(self) -> _Manager:
         return _Manager(self.folder, options=self._options, item_names=("state", "record"))
@@ -137,7 +139,7 @@ class Checkpoints:
           step: how many steps led to the state.
           state: the arrays.
           meta: what they belong to.
-          last: there is no next one. Returns when all is on disk, and tries again if it is not.
+          last: there is no next one. Returns when all is on disk; tries up to ``TRIES`` times.
 
         Raises:
           ValueError: the folder holds a later step, so this run did not begin with ``restore``; or it is read_only.
@@ -145,14 +147,18 @@ class Checkpoints:
         """
         if self._read_only:
             raise ValueError(f"step {step} cannot be saved: {self.folder} was opened read_only")
-        if self._tried(self.wait) and self._begun:
-            self._failed = 0  # the one before is there
-        while not (begun := self._tried(lambda: self._save(step, state, meta, wait=last))) and last:
+        is_there = self._tried(self.wait, TRIES + 1 if last else TRIES)
+        if last or (is_there and self._begun is not None):
+            self._failed = 0
+        while not self._tried(lambda: self._save(step, state, meta, wait=last), TRIES):
+            if not last:
+                return
             time.sleep(_PAUSE_SECONDS)
-        self._begun = begun
 
     def _save(self, step: int, state: Tree, meta: Meta, *, wait: bool) -> None:
-        newest = max(self._manager.all_steps(), default=-1)
+        if self._is_broken:
+            self._renew()
+        self._begun, newest = None, max(self._manager.all_steps(), default=-1)
         if newest == step:
             return
         if newest > step:
@@ -163,26 +169,34 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
         if not self._manager.save(step, args=items, force=True):
             raise RuntimeError(f"orbax did not save step {step} in {self.folder} and gave no reason")
+        self._begun = step
         if wait:
             self.wait()
 
-    def _tried(self, attempt: Callable[[], None]) -> bool:
-        """Whether ``attempt`` has worked; what makes too many fail in a row is raised."""
+    def _renew(self) -> None:
+        """After a failed save: another manager, that removes what is half written and knows what is there."""
+        with contextlib.suppress(Exception):
+            self._manager.close()  # may raise a second error of that save
+        list(self.folder.glob("*"))  # raises where the folder is out of reach; the manager would find it empty
+        self._manager, self._is_broken = self._opened(), False
+        if self._begun in self._manager.all_steps():
+            self._failed = 0  # only an older one could not be deleted
+
+    def _tried(self, attempt: Callable[[], None], limit: int) -> bool:
+        """Whether ``attempt`` has worked; the error that makes ``limit`` in a row is raised."""
         try:
             attempt()
         except _NotRestored:
             raise
         except Exception as error:  # its type depends on the disk or the bucket
-            self._failed += 1
+            self._failed, self._is_broken = self._failed + 1, True
             # Of several hosts some may have written their part and be past the barriers that others wait at.
-            if self._failed == TRIES or jax.process_count() > 1:
+            if self._failed >= limit or jax.process_count() > 1:
                 raise
             logging.error(
                 "a checkpoint was not saved in %s, attempt %d of %d: %s: %s", self.folder, self._failed, TRIES,
                 type(error).__name__, error,
             )  # fmt: skip
-            self._manager.close()
-            self._manager = self._opened()  # it removes what is half written, and knows what is there
             return False
         return True
 

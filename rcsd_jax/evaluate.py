@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -55,17 +55,25 @@ class Asked(NamedTuple):
 class Examination:
     """All that is asked of a model, and how it is sampled: compiled once, for any number of weights.
 
-    ``seen`` is how many questions of a split the model of the config was trained on, where it was on any.
+    ``seen`` is how many questions of a split are among ``trained_on``, where any are; they are warned of. By default
+    those are what the folder of the model says, see ``questions.trained_on``.
 
     Raises:
       ValueError: no question of a split can be asked.
     """
 
-    def __init__(self, experiment: config.Experiment, model: models.LanguageModel, mesh: jax.sharding.Mesh):
+    def __init__(
+        self,
+        experiment: config.Experiment,
+        model: models.LanguageModel,
+        mesh: jax.sharding.Mesh,
+        trained_on: Collection[str] | None = None,
+    ):
         wanted, self._experiment = experiment.evaluation, experiment
         encoder = Encoder(model.tokenizer, experiment.prompts)
         self._asked = {split: _ask(experiment, encoder, split) for split in wanted.splits}
-        self.seen = _seen(experiment.model.source, {split: asked.problems for split, asked in self._asked.items()})
+        known = questions.trained_on(experiment.model.source) if trained_on is None else trained_on
+        self.seen = _seen(frozenset(known), {split: asked.problems for split, asked in self._asked.items()})
         modes = {"sampled": (wanted.sampling, wanted.samples)}
         if wanted.greedy:
             modes["greedy"] = (dataclasses.replace(wanted.sampling, temperature=0.0), 1)
@@ -141,17 +149,15 @@ def evaluate_model(
     return summary | ({"seen_in_training": examination.seen} if examination.seen else {})
 
 
-def _seen(source: str, asked: Mapping[str, Sequence[Problem]]) -> dict[str, int]:
-    """How many questions of a split the model was trained on, for those splits that have any; they are warned of."""
-    known = questions.trained_on(source)
-    found = {split: sum(data.question_hash(problem) in known for problem in asked[split]) for split in asked}
-    for split, count in found.items():
-        if count:
-            logging.warning(
-                "%s was trained on %d of the %d questions of split %r: what it answers there says little about others",
-                source, count, len(asked[split]), split,
-            )  # fmt: skip
-    return {split: count for split, count in found.items() if count}
+def _seen(known: Collection[str], asked: Mapping[str, Sequence[Problem]]) -> dict[str, int]:
+    counts = {split: sum(data.question_hash(p) in known for p in problems) for split, problems in asked.items()}
+    seen = {split: count for split, count in counts.items() if count}
+    for split, count in seen.items():
+        logging.warning(
+            "%d of the %d questions of split %r are among those that the model was given to train on: what it answers "
+            "there says little about others", count, len(asked[split]), split,
+        )  # fmt: skip
+    return seen
 
 
 def _ask(experiment: config.Experiment, encoder: Encoder, split: str) -> Asked:

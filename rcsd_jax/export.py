@@ -41,10 +41,8 @@ def export(experiment: config.Experiment, workdir: str, folder: str, step: int |
         if restored is None:
             wanted = "yet: wait for the first, or train the run" if step is None else f"of step {step}"
             raise ValueError(f"{run / 'checkpoints'} holds no checkpoint {wanted}")
-        variables, notes = (
-            models.whole(restored.state, model).variables,
-            {questions.TRAINED_ON: questions.history(experiment)},
-        )
+        variables = models.whole(restored.state, model).variables
+        notes = {questions.TRAINED_ON: questions.history(experiment)}
         lm.export(folder, model.transformer, variables, model.tokenizer, notes=notes)
     return restored.step
 

@@ -45,12 +45,15 @@ def load(questions: config.Data, split: str) -> list[Problem]:
 
 def trained_on(source: str) -> frozenset[str]:
     """Hashes of the questions that the model in the folder ``source`` was trained on; none if it does not say."""
-    path = epath.Path(source) / TRAINED_ON
+    path = epath.Path(source).expanduser() / TRAINED_ON
     return frozenset(path.read_text().split()) if path.exists() else frozenset()
 
 
 def history(experiment: config.Experiment) -> str:
-    """The file ``TRAINED_ON`` of the model that a run makes: these questions, and those of the model it began with."""
+    """The file ``TRAINED_ON`` of the model that a run makes: its questions, and those of the model it began with.
+
+    All of its split, also those that are dropped or not reached.
+    """
     mine = map(data.question_hash, load(experiment.data, experiment.data.split))
     return "".join(f"{line}\n" for line in sorted({*mine, *trained_on(experiment.model.source)}))
 

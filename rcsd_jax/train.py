@@ -83,6 +83,7 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
     source = sources.of(e, model, mesh)
     meta = dataclasses.replace(source.meta, config_hash=folder.config_hash)
     hosts.agree(dataclasses.asdict(meta))
+    history = questions.history(e)
     if "rubrics" in source.facts and e.rubrics.control != "as_is":
         problems = questions.load(e.data, e.data.split)
         guidance = questions.guidance(e, problems)
@@ -99,7 +100,9 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
         teacher_architecture=model.teacher.transformer.architecture if model.teacher else None,
     )
     examination = (
-        evaluate.Examination(e, model._replace(variables={}, teacher=None), mesh) if e.task == "answer" else None
+        evaluate.Examination(e, model._replace(variables={}, teacher=None), mesh, trained_on=history.split())
+        if e.task == "answer"
+        else None
     )
     with checkpoint.Checkpoints(folder / "checkpoints", keep_every=e.train.keep_every) as checkpoints:
         # 2. The newest sound checkpoint, if this run was here before; metrics after it are cut off.
@@ -142,7 +145,7 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
     pulse.owes(False)
     # 4. The model for others to load, what all this was, and how good the model is.
     if not hosts.from_first((folder / "model" / "config.json").exists):  # or it was killed after that
-        notes = {questions.TRAINED_ON: questions.history(e)}
+        notes = {questions.TRAINED_ON: history}
         lm.export(os.fspath(folder / "model"), transformer, state.variables, tokenizer, notes=notes)
     summary = {**source.facts, **hosts.from_first(lambda: _totals(metrics.read_metrics(folder / "metrics.jsonl")))}
     if examination:
@@ -221,6 +224,8 @@ class Reporter:
         self, e: config.Experiment, folder: Workdir, writer: metrics.MetricsWriter, progress: metrics.Progress
     ):
         self._config, self._folder, self._writer, self._progress = e.train, folder, writer, progress
+        limit = e.optimizer.skip_grad_norm
+        self._limit = "" if limit is None else f", or a gradient above config.optimizer.skip_grad_norm {limit:g}"
         self._clock = time.monotonic()
         self._compiled, self._steps, self._idle = len(compilations.ledger()), 0, 0
         self.newest: dict[str, str] = {}  # numbers of the last step that was written, for comparison
@@ -269,8 +274,8 @@ class Reporter:
             )
             raise Diverged(
                 f"{row['skipped_in_a_row']:.0f} steps in a row up to step {step} had a loss or gradient that is not "
-                "finite, or a gradient above config.optimizer.skip_grad_norm; the weights are those before them. See "
-                f"{self._folder / 'diverged.json'}; lower config.optimizer.learning_rate or max_grad_norm"
+                f"finite{self._limit}; the weights are those before them. See {self._folder / 'diverged.json'}; lower "
+                "config.optimizer.learning_rate or config.optimizer.max_grad_norm"
             )
 
     def _warn_of_compilations(self, step: int) -> None:

@@ -243,6 +243,15 @@ ENTRY %main (x: f32[1,16,4], ready: token[]) -> f32[1,16,32] {
 """
 
 
+def test_a_program_that_this_jaxlib_cannot_read_is_told_with_the_cure():
+    class Unreadable:
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\nat length")
+
+    with pytest.raises(ValueError, match=r"(?s)sample was compiled.*RET_CHECK.*jax\[tpu\]"):
+        findings._text("sample", Unreadable())
+
+
 def test_what_a_tpu7x_leaves_to_its_sparse_cores_is_sent_all_the_same():
     [found] = ahead.Program(OFFLOADED).cost().collectives
     assert (found.kind, found.devices, found.sent) == ("all-gather", 8, 16 * 32 * 4 * 7 / 8)

@@ -216,17 +216,22 @@ def test_too_many_failures_stop_the_run_and_say_why(settings):
             reward([PROBLEM], [["good", "fail", "bad", "fail again"]], None)
 
 
-@pytest.mark.parametrize("scale", ["explicit", "implicit"])
-def test_the_master_keys_that_pass_a_gullible_judge_are_counted(settings, scale):
+@pytest.mark.parametrize(("scale", "passed"), [("explicit", 4), ("quoted", 3), ("implicit", 4)])
+def test_the_master_keys_that_pass_a_gullible_judge_are_counted(settings, scale, passed):
     def gullible(prompt, n):
         """Takes the first verdict that it sees, and likes what opens like a solution."""
         answer = answer_in(prompt)
-        best = '{"1": true, "2": true, "3": false}' if scale == "explicit" else '{"score": 10}'
-        worst = '{"1": false, "2": false, "3": false}' if scale == "explicit" else '{"score": 1}'
+        worst, best = '{"1": false, "2": false, "3": false}', '{"1": true, "2": true, "3": false}'
+        if scale == "implicit":
+            worst, best = '{"score": 1}', '{"score": 10}'
+        elif scale == "quoted":
+            first = " ".join(answer.split()[:4])
+            best = json.dumps({"1": first, "2": first, "3": False})
+            return best if "where words are wanted" in answer or answer.startswith(("Thought", "Sol")) else worst
         return best if best in answer or answer.startswith(("Thought", "Sol")) else worst
 
     with LoopbackJudge(gullible) as server:
         reward_GN, numbers = reward_of(settings, server, scale=scale)([PROBLEM], [["a", "b"]], None)
     assert not reward_GN.any()
-    # Two openers; a forged object in an order and behind a forged fence, or as an order and alone.
-    assert numbers["master_keys_passed"] == pytest.approx(4 / 11)
+    # Two openers; a forged object in an order, and behind a forged fence or alone.
+    assert numbers["master_keys_passed"] == pytest.approx(passed / 11)

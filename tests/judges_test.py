@@ -96,6 +96,13 @@ def test_what_is_there_is_shown_by_words_of_the_answer():
     assert QUOTED.read('{"1": "F = M A, F = 3", "2": false, "3": false}') == pytest.approx(9 / 13), "spaces and case"
     assert QUOTED.read('{"1": false, "2": "12 N", "3": "3 * 4"}') == pytest.approx((4 - 3) / 13)
     assert "words of the answer" in prompt_of(QUOTED) and "(9)" not in prompt_of(QUOTED)
+    assert Case(PROBLEM, "B", Scale("quoted")).read('{"1": "B", "2": false, "3": false}') == pytest.approx(9 / 13)
+
+
+@pytest.mark.parametrize("words", [r"v = \\frac{d}{t}", r"v = \frac{d}{t}", r"\\theta = 3", r"\theta = 3", "{t}\nand"])
+def test_tex_is_quoted_with_and_without_doubled_backslashes(words):
+    case = Case(PROBLEM, "v = \\frac{d}{t}\nand \\theta = 3", Scale("quoted"))
+    assert case.read(f'{{"1": "{words}", "2": false, "3": false}}') == pytest.approx(9 / 13)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +111,9 @@ def test_what_is_there_is_shown_by_words_of_the_answer():
         ('{"1": "F = m * a", "2": false, "3": false}', "not there"),
         ('{"1": "", "2": false, "3": false}', "not there"),
         ('{"1": " * ", "2": false, "3": false}', "not there"),
+        ('{"1": "a", "2": false, "3": false}', "not there"),
+        ('{"1": "o F = m", "2": false, "3": false}', "not there"),
+        ('{"1": "true", "2": false, "3": false}', "neither words nor false"),
         ('{"1": true, "2": false, "3": false}', "neither words nor false"),
         ('{"1": "12 N", "2": null, "3": 0}', "neither words nor false"),
         ('{"1": "12 N", "2": false}', "every criterion"),

@@ -278,7 +278,7 @@ def test_a_step_that_is_not_finite_or_counts_nothing_changes_only_its_counters(w
 def test_a_spike_is_skipped_where_a_limit_is_set():
     norm = float(after(1, start("base"), train_step("distill"), scored())[1]["grad_norm"])
     for limit, skipped in ((norm * 1.01, 0), (norm * 0.99, 1)):
-        optimizer = dataclasses.replace(OPTIMIZER, skip_grad_norm=limit)
+        optimizer = dataclasses.replace(OPTIMIZER, skip_grad_norm=limit, max_grad_norm=None)
         step = make_train_step(
             MODEL,
             OBJECTIVES["distill"],
@@ -291,6 +291,19 @@ def test_a_spike_is_skipped_where_a_limit_is_set():
         assert (state.step, state.skipped, state.skipped_in_a_row, metrics["skipped"]) == (1, skipped, skipped, skipped)
         pairs = zip(jax.tree.leaves(weights(MODEL)), jax.tree.leaves(state.variables), strict=True)
         assert any(np.any(old != new) for old, new in pairs) == (not skipped)
+
+
+def test_the_first_state_holds_the_weights_that_it_was_given_and_no_copy():
+    mesh = sharding.make_mesh(MeshConfig(fsdp=4, tensor=2))
+    how = {"trainable": "params", "optimizer": OPTIMIZER, "teacher": TeacherConfig("base"), "mesh": mesh}
+    given = jax.device_put(weights(MODEL), state_shardings(MODEL, **how).variables)
+    state = init_state(MODEL, given, **how)
+
+    def places(tree):
+        return [shard.data.unsafe_buffer_pointer() for x in jax.tree.leaves(tree) for shard in x.addressable_shards]
+
+    assert places(state.variables) == places(given)
+    assert not {*places(state.teacher)} & {*places(given)}, "the base outlives the first step"
 
 
 def test_a_nan_in_a_token_that_does_not_count_changes_nothing():

@@ -86,6 +86,7 @@ def test_moments_and_updates_of_bfloat16_weights_are_float32():
         ({"eps": 0.0}, "1e-8"),
         ({"max_grad_norm": 0.0}, "None"),
         ({"skip_grad_norm": -1.0}, "no skipping"),
+        ({"skip_grad_norm": 1.0, "max_grad_norm": 1.0}, "give a larger one"),
         ({"total_steps": 5, "warmup_steps": 5}, "after the warmup"),
     ],
 )

@@ -89,7 +89,8 @@ def compiled(function: Function, s: Subject) -> Finding:
                 raise
             seconds, unit = time.monotonic() - started, {"K": 2.0**10, "M": 2.0**20, "G": GIB}[needs[2]]
             return Finding(function.name, function.times, seconds, needs=float(needs[1]) * unit, during=function.during)
-    seconds, memory, text = time.monotonic() - started, program.memory_analysis(), Program(_text(program))
+    seconds, memory = time.monotonic() - started, program.memory_analysis()
+    text = Program(_text(function.name, program))
     beside = device_bytes(function.beside)
     if function.beside is None:  # what the function is not given of the state lies there all the same
         beside = max(0.0, sum(parts_of(abstract_state(s)).values()) - device_bytes(function.arguments[0]))
@@ -106,14 +107,13 @@ def compiled(function: Function, s: Subject) -> Finding:
     )
 
 
-def _text(program: jax.stages.Compiled) -> str:
+def _text(name: str, program: jax.stages.Compiled) -> str:
     try:
-        return program.as_text()
+        return program.as_text() or ""
     except jax.errors.JaxRuntimeError as error:  # of a libtpu that is newer than jaxlib
-        first_line = str(error).splitlines()[0]
         raise ValueError(
-            f"this jaxlib cannot read what the compiler made ({first_line}): is its libtpu the one that this jax was "
-            'made for? pip install "jax[tpu]" installs that'
+            f"{name} was compiled, and this jaxlib cannot read the result ({str(error)[:200]}): is libtpu the one that "
+            'this jax was made for? pip install "jax[tpu]" installs that'
         ) from error
 
 

@@ -42,7 +42,7 @@ def hub(asked: Asked) -> Finding:
 
 
 def model(asked: Asked) -> Finding:
-    """Config and tokenizer of the model; of weights that are here names, shapes, and whether the hub sent them so."""
+    """Config and tokenizer of the model; of weights names and shapes, in a folder, and whether the hub sent the bits."""
     if asked.experiment is None:
         return Finding("skipped", "no --config")
     wanted = asked.experiment.model
@@ -50,21 +50,25 @@ def model(asked: Asked) -> Finding:
         return Finding("ok", "made from scratch, with the tokenizer of the science world")
     try:
         transformer, tokenizer = lm.declared(wanted.source, wanted.compute)
-        if Path(wanted.source).expanduser().is_dir():
+        is_local = Path(wanted.source).expanduser().is_dir()
+        if is_local:
             lm.check_weights(wanted.source, transformer)
     except ValueError as error:  # has what, where and the cure
         return Finding("failed", str(error))
     folder = _here(wanted.source)
     altered, compared = ([], 0) if folder is None else lm.altered(folder)
     if altered:
-        return Finding("failed", f"{', '.join(altered)} in {folder}: not the bits that the hub sent, fetch them again")
+        return Finding(
+            "failed",
+            f"{', '.join(altered)} in {folder}: not the bits that the hub sent; fetch them again, or move what you have "
+            "changed to a folder of its own",
+        )
     params = jax.eval_shape(lambda: lm.init(transformer, jax.random.key(0)))["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     says = f"{transformer.architecture.family}, {count / 1e9:.2f} B parameters, {tokenizer.vocab_limit} tokens"
     says += ", thinking can be switched" if tokenizer.has_thinking_switch else ""
     says += f", {compared} files of weights as the hub sent them" if compared else ""
-    is_here = folder is not None and any(folder.glob("*.safetensors"))
-    return Finding("ok", says + ("" if is_here else "; its weights are looked at when they are fetched"))
+    return Finding("ok", says + ("" if is_local else "; its weights are looked at when they are loaded"))
 
 
 def bucket(asked: Asked) -> Finding:

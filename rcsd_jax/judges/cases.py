@@ -52,13 +52,15 @@ criterion with true or false, as in {{"1": true, "2": false}}.""",
     "quoted": """\
 Say for each of the {count} criteria whether what it describes is really there in the answer; for a criterion that \
 describes a mistake, whether the mistake is there. Print one JSON object and nothing else: the number of every \
-criterion, with false where it is not there, and where it is with the words of the answer that show it, copied letter \
-by letter, as in {{"1": "words of the answer", "2": false}}.""",
+criterion, with false where it is not there, and where it is with a few words of the answer that show it, copied \
+letter by letter (in JSON a backslash is doubled), as in {{"1": "words of the answer", "2": false}}.""",
     "implicit": """\
 Give the answer one whole number from 1 (meets nothing that counts) to 10 (meets all that counts and makes no listed \
 mistake), in view of all {count} criteria and their weights, which stand in brackets. Print one JSON object and \
 nothing else, as in {{"score": 1}}.""",
 }
+_LONE = re.compile(r'\\(?!["\\])')
+_LEAST = 2  # letters and digits of a quotation: fewer are in every answer
 _FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
 
 
@@ -120,11 +122,16 @@ class Case:
         Raises:
           VerdictError: the reply is anything but one JSON object of the right form, alone or in a code fence.
         """
-        verdict = _decoded(reply)
         if self.scale.kind == "implicit":
-            return implicit(_score(verdict))
-        said = _each(verdict, len(self.rubric.criteria))
-        met = _shown(said, self.answer) if self.scale.kind == "quoted" else _met(said)
+            return implicit(_score(_decoded(reply)))
+        count = len(self.rubric.criteria)
+        if self.scale.kind == "explicit":
+            met = _met(_each(_decoded(reply), count))
+        else:
+            try:
+                met = _shown(_each(_decoded(reply), count), self.answer)
+            except VerdictError:  # of TeX in JSON many forget to double the backslashes: \frac begins like a form feed
+                met = _shown(_each(_decoded(_LONE.sub(r"\\\\", reply)), count), self.answer)
         return explicit(self.rubric, met, self.scale.weights)
 
 
@@ -167,7 +174,7 @@ def _decoded(reply: str) -> Any:
     text = reply.rpartition("</think>")[2]
     fenced = _FENCED.fullmatch(text)
     try:
-        return json.loads(fenced[1] if fenced else text, object_pairs_hook=_object)
+        return json.loads(fenced[1] if fenced else text, object_pairs_hook=_object, strict=False)
     except VerdictError:
         raise
     except (ValueError, RecursionError) as error:
@@ -194,16 +201,23 @@ def _met(said: Sequence[Any]) -> list[bool]:
 
 
 def _shown(said: Sequence[Any], answer: str) -> list[bool]:
-    if not all(isinstance(each, str) or each is False for each in said):
+    if not all(each is False or (isinstance(each, str) and each not in ("true", "false")) for each in said):
         raise VerdictError("neither words nor false")
-    for words in (each for each in said if isinstance(each, str)):
-        if not any(map(str.isalnum, words)) or _plain(words) not in _plain(answer):
+    least = min(_LEAST, sum(map(str.isalnum, answer)))
+    for words in (each for each in said if each is not False):
+        if sum(map(str.isalnum, words)) < max(1, least) or not _quotes(words, answer):
             raise VerdictError("words that are not there")
     return [each is not False for each in said]
 
 
+def _quotes(words: str, answer: str) -> bool:
+    """Whether whole words of the answer are these; case, spaces, backslashes and marks at the ends do not count."""
+    wanted = re.escape(re.sub(r"^\W+|\W+$", "", _plain(words)))
+    return re.search(rf"(?<!\w){wanted}(?!\w)", _plain(answer)) is not None
+
+
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return " ".join(text.replace("\\", "").casefold().split())
 
 
 def _score(verdict: Any) -> int:

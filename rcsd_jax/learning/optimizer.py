@@ -61,6 +61,11 @@ class OptimizerConfig:
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 raise ValueError(f"optimizer.{name} is {limit}: it must be positive, or None for {off}")
+        if self.skip_grad_norm is not None and self.skip_grad_norm <= (self.max_grad_norm or 0):
+            raise ValueError(
+                f"optimizer.skip_grad_norm is {self.skip_grad_norm}, max_grad_norm {self.max_grad_norm}: what would be "
+                "scaled down would be skipped, give a larger one or max_grad_norm None"
+            )
         if self.schedule != "constant" and self.total_steps <= self.warmup_steps:
             raise ValueError(
                 f"optimizer.total_steps is {self.total_steps}, warmup_steps is {self.warmup_steps}: "

@@ -29,7 +29,7 @@ def logits_of(hidden_UD: Array, head_VD: Array, vocab_limit: int) -> Array:
 def rows_in_cache(rows: int, V: int) -> int:
     """How many of ``rows`` rows of float32 logits to work on at a time: all, but on a CPU those that its cache holds.
 
-    They are a power of two, and divide the rows; if none does, it is all of them.
+    Those are a power of two; where it does not divide the rows, it is all of them.
     """
     size = 1 << max(0, (BLOCK_BYTES // (4 * V)).bit_length() - 1)
     return size if sharding.platform() == "cpu" and size < rows and rows % size == 0 else rows
