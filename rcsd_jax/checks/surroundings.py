@@ -42,7 +42,7 @@ def hub(asked: Asked) -> Finding:
 
 
 def model(asked: Asked) -> Finding:
-    """Config and tokenizer of the model; of weights names and shapes, in a folder, and whether the hub sent the bits."""
+    """Config and tokenizer of the model; names and shapes of weights in a folder, and whether the hub sent the bits."""
     if asked.experiment is None:
         return Finding("skipped", "no --config")
     wanted = asked.experiment.model
@@ -60,8 +60,8 @@ def model(asked: Asked) -> Finding:
     if altered:
         return Finding(
             "failed",
-            f"{', '.join(altered)} in {folder}: not the bits that the hub sent; fetch them again, or move what you have "
-            "changed to a folder of its own",
+            f"{', '.join(altered)} in {folder}: not the bits that the hub sent; fetch them again, or move what you "
+            "have changed to a folder of its own",
         )
     params = jax.eval_shape(lambda: lm.init(transformer, jax.random.key(0)))["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
