@@ -94,7 +94,11 @@ stop() {
     if [ "$waited" -ge "${GRACE:-90}" ]; then
       kill -KILL -- "-$(cat "$run/keeper")" 2>/dev/null || true
       echo 137 >"$run/code"
-      return
+      for _ in {1..100}; do # a busy machine takes its time
+        is_running || return 0
+        sleep 0.1
+      done
+      die "what was killed does not end: see ps -p $(cat "$run/keeper")"
     fi
     sleep 1
     waited=$((waited + 1))
