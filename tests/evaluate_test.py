@@ -68,7 +68,7 @@ def test_questions_that_the_model_was_trained_on_are_counted_and_warned_of(one_d
     e = experiment(evaluation__splits=("eval",), evaluation__greedy=False)
     model = models.load(e.model, 0, sharding.make_mesh(e.mesh))
     of_eval = questions.load(e.data, "eval")
-    as_typed = dataclasses.replace(of_eval[0], id="other", question=f" {of_eval[0].question.upper()} ")
+    as_typed = dataclasses.replace(of_eval[0], id="other", question=f" {of_eval[0].question}  ")
     learned = [as_typed, *of_eval[1:3], *questions.load(e.data, "train")]
     notes = {questions.TRAINED_ON: "".join(f"{data.question_hash(problem)}\n" for problem in learned)}
     lm.export(tmp_path / "model", model.transformer, model.variables, model.tokenizer, notes=notes)

@@ -144,6 +144,7 @@ def test_a_run_is_measured_on_its_way_once_a_step_and_an_older_checkpoint_can_be
     again = json.loads((tmp_path / "curve.json").read_text())
     assert {step: again[step] for step in curve} == curve and list(again) == ["0", "2", "4", "6", "8"]
     assert set(again["8"]) == set(summary["evaluation"]["results"]) == {"eval_sampled", "eval_greedy"}
+    assert "seen_in_training" not in summary["evaluation"], "the splits of the science world share no question"
     assert export.export(e, tmp_path, tmp_path / "peak", step=2) == 2
     loaded = lm.load(tmp_path / "peak", e.model.compute)[1]
     last = lm.load(tmp_path / "model", e.model.compute)[1]

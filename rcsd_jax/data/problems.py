@@ -112,7 +112,10 @@ def to_row(problem: Problem) -> dict[str, Any]:
 
 
 def question_hash(problem: Problem) -> str:
-    """The same for two problems that ask the same: case, spaces, end marks and the order of choices do not count."""
+    """The same for two problems that ask the same: spaces, end marks and the order of choices do not count.
+
+    Case does: Aa x aa is another cross than Aa x Aa, and Co is not CO.
+    """
     return digest(_normal(problem.question), *sorted(map(_normal, problem.choices)))
 
 
@@ -151,7 +154,7 @@ def divide(problems: Sequence[Problem], shares: Mapping[str, float], rest: str) 
         raise ValueError(f"shares are {dict(shares)}: give numbers from 0 that sum to at most 1")
     splits: dict[str, list[Problem]] = {rest: [], **{name: [] for name in shares}}
     for problem in problems:
-        point = int(digest("split", _normal(problem.question))[:13], 16) / 16**13  # in [0, 1), exact as a float
+        point = int(digest("split", _normal(problem.question).casefold())[:13], 16) / 16**13  # in [0, 1), exact as a float
         for name, share in shares.items():
             if point < share:
                 splits[name].append(problem)
@@ -164,7 +167,7 @@ def divide(problems: Sequence[Problem], shares: Mapping[str, float], rest: str) 
 
 def _normal(text: str) -> str:
     # NFC, not NFKC: 10² must not become 102. End marks only: x+1 and x-1 are two questions.
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(" .?!:")
+    return " ".join(unicodedata.normalize("NFC", text).split()).rstrip(" .?!:")
 
 
 def _refuse_misspelt(row: Row) -> None:
