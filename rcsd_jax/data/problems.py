@@ -154,7 +154,8 @@ def divide(problems: Sequence[Problem], shares: Mapping[str, float], rest: str) 
         raise ValueError(f"shares are {dict(shares)}: give numbers from 0 that sum to at most 1")
     splits: dict[str, list[Problem]] = {rest: [], **{name: [] for name in shares}}
     for problem in problems:
-        point = int(digest("split", _normal(problem.question).casefold())[:13], 16) / 16**13  # in [0, 1), exact as a float
+        asked = _normal(problem.question).casefold()
+        point = int(digest("split", asked)[:13], 16) / 16**13  # in [0, 1), exact as a float
         for name, share in shares.items():
             if point < share:
                 splits[name].append(problem)
