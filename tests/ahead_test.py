@@ -225,6 +225,28 @@ def test_collectives_are_told_by_kind_and_by_what_a_device_sends():
     assert ahead.Collective("all-reduce", 100.0, 4, 2.0).sent == 150.0
 
 
+SCATTERED = """
+HloModule m, entry_computation_layout={()->f32[]}
+
+%all-reduce-scatter.5 (p0: bf16[64,32]) -> bf16[8,32] {
+  %p0 = bf16[64,32]{1,0:T(8,128)(2,1)} parameter(0)
+  %all-reduce.1 = bf16[64,32]{1,0} all-reduce(%p0), channel_id=7, replica_groups=[2,8]<=[16], to_apply=%add
+  %zero = u32[] constant(0)
+  ROOT %part = bf16[8,32]{1,0} dynamic-slice(%all-reduce.1, %zero, %zero), dynamic_slice_sizes={8,32}
+}
+
+ENTRY %main (x: bf16[64,32]) -> bf16[8,32] {
+  %x = bf16[64,32]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %f = bf16[8,32]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.5
+}
+"""
+
+
+def test_a_sum_that_a_tpu_fuses_with_its_scatter_is_sent_once():
+    [found] = ahead.Program(SCATTERED).cost().collectives
+    assert (found.kind, found.devices, found.sent) == ("reduce-scatter", 8, 64 * 32 * 2 * 7 / 8)
+
+
 OFFLOADED = """
 HloModule m, entry_computation_layout={()->f32[]}
 

@@ -156,14 +156,14 @@ class Program:
                 for called in x.inner:
                     self._add(called, times, turns, cost, found)
             elif _kind(x) in COLLECTIVES:
-                self._communicate(x, lines, times, found, is_fused=False)
+                self._communicate(x, lines, times, found)
             elif x.opcode not in FREE and not x.opcode.endswith("-done"):
                 flops = self._flops(x, lines)
                 for called in self._below(x.inner) if x.opcode == "fusion" else ():
                     for y in self.computations[called].values():
                         flops += self._flops(y, self.computations[called])
                         if _kind(y) in COLLECTIVES:
-                            self._communicate(y, self.computations[called], times, found, is_fused=True)
+                            self._communicate(y, self.computations[called], times, found, fusion=called)
                 kernel = KERNEL_CALL.search(x.attributes)
                 if kernel:
                     flops = _kernel_flops(x, kernel[1])
@@ -192,20 +192,22 @@ class Program:
         return float(limits[0]) if simple and len(limits) == 1 else None
 
     def _communicate(
-        self, x: Instruction, lines: dict[str, Instruction], times: float, found: dict, *, is_fused: bool
+        self, x: Instruction, lines: dict[str, Instruction], times: float, found: dict, fusion: str = ""
     ) -> None:
+        # "all-reduce-scatter" is a TPU's name for a sum of which every device keeps its part.
+        kind = "reduce-scatter" if fusion.startswith("all-reduce-scatter") else _kind(x)
         channel = re.search(r"channel_id=(\d+)", x.attributes)
         operation = re.search(r'op_name="([^"]*)"', x.attributes)
         # What is fused with computation appears in several pieces, each with the whole result: one channel, one send.
         # By itself an instruction is known by its name: all those of a shard_map may have the same channel.
-        key = (channel[1] if channel and is_fused else x.name, times)
-        whole = [lines[name] for name in x.operands if name in lines] if _kind(x) == "reduce-scatter" else [x]
+        key = (channel[1] if channel and fusion else x.name, times)
+        whole = [lines[name] for name in x.operands if name in lines] if kind == "reduce-scatter" else [x]
         types = [ARRAY.finditer(y.type) for y in whole]
         sizes = [WIDTH.get(a[1], 0) * math.prod(_dims(a)) for arrays in types for a in arrays]
         size = max(sizes, default=0) if x.opcode.endswith("-start") else sum(sizes)
         before = found.get(key)
         if before is None or before.bytes < size:
-            found[key] = Collective(_kind(x), size, _group(x.attributes), times, operation[1] if operation else "")
+            found[key] = Collective(kind, size, _group(x.attributes), times, operation[1] if operation else "")
 
     def _flops(self, x: Instruction, lines: dict[str, Instruction]) -> float:
         if x.opcode == "dot":
@@ -263,7 +265,11 @@ class Program:
         roots = [inside[y.operands[0]] if y.opcode in ("bitcast", "copy") and y.operands else y for y in roots]
         if [y.opcode for y in roots] == ["fusion"]:
             return self._updates(roots[0])
-        return [inside[y.operands[1]].bytes for y in roots] if all(map(_is_update, roots)) else []
+        return (
+            [inside[y.operands[1]].bytes for y in roots]
+            if all(y.opcode == "dynamic-update-slice" for y in roots)
+            else []
+        )
 
 
 def by_kind(collectives: Sequence[Collective]) -> dict[str, tuple[float, float]]:
@@ -300,10 +306,6 @@ def _closing(text: str) -> int:
 
 def _dims(array: re.Match | None) -> tuple[int, ...]:
     return tuple(int(size) for size in array[2].split(",") if size) if array else ()
-
-
-def _is_update(x: Instruction) -> bool:
-    return x.opcode == "dynamic-update-slice"
 
 
 def _kind(x: Instruction) -> str:
