@@ -79,6 +79,7 @@ def row(slice_name: str, size: str, learn: str) -> dict[str, Any]:
         ],
         "cures": [cure for x in found if not ahead.fits(x, chip) for cure in _cures(s, x, chip)],
         "commit": commit,
+        "sent_counted_by": commit,
         "jax": jax.__version__,
     }
 
@@ -107,7 +108,8 @@ def ideal_sent(s: ahead.Subject) -> float:
     weights = e.train.micro_batches * share * (2 * 2 * layers + stored * table) / tensor
     gradients = 0.0
     if e.model.trainable == "params":
-        gradients = e.train.micro_batches * 4 * (layers + table) / tensor * (share + 2 * (data - 1) / data / fsdp)
+        # Those of the layers are sums of bfloat16 products, those of the table are added up in float32.
+        gradients = e.train.micro_batches * (2 * layers + 4 * table) / tensor * (share + 2 * (data - 1) / data / fsdp)
     stream = 6 * a.layers * 2 * tokens / parts * a.width * 2 * (tensor - 1) / tensor
     of_head = 2 * scored / data * a.width * (2 * share + 2 * (fsdp * tensor - 1) / (fsdp * tensor))
     return weights + gradients + stream + of_head
@@ -144,6 +146,11 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines += ["", "What does not fit, and what would help:", "", *why]
     made = sorted({(x["commit"], x["jax"]) for x in rows})
     lines += ["", *(f"Made by commit {commit}, jax {version}." for commit, version in made)]
+    whole = [key for key in keys() if key[2] == "params" and "sent_counted_by" not in known.get(key, "sent_counted_by")]
+    older = [" ".join(key) for key in whole if known[key]["sent"]]
+    if older:
+        told = "Sums that a TPU fuses with their scatter are still counted as whole sums, so less is sent, in"
+        lines += ["", f"{told} {'; '.join(older)}."]
     return "\n".join([*lines, ""])
 
 

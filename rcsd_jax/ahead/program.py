@@ -202,11 +202,9 @@ class Program:
         # By itself an instruction is known by its name: all those of a shard_map may have the same channel.
         key = (channel[1] if channel and fusion else x.name, times)
         whole = [lines[name] for name in x.operands if name in lines] if kind == "reduce-scatter" else [x]
-        types = [ARRAY.finditer(y.type) for y in whole]
-        sizes = [WIDTH.get(a[1], 0) * math.prod(_dims(a)) for arrays in types for a in arrays]
+        sizes = [size for y in whole for size in y.arrays]
         size = max(sizes, default=0) if x.opcode.endswith("-start") else sum(sizes)
-        before = found.get(key)
-        if before is None or before.bytes < size:
+        if key not in found or found[key].bytes < size:
             found[key] = Collective(kind, size, _group(x.attributes), times, operation[1] if operation else "")
 
     def _flops(self, x: Instruction, lines: dict[str, Instruction]) -> float:
