@@ -146,8 +146,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines += ["", "What does not fit, and what would help:", "", *why]
     made = sorted({(x["commit"], x["jax"]) for x in rows})
     lines += ["", *(f"Made by commit {commit}, jax {version}." for commit, version in made)]
-    whole = [key for key in keys() if key[2] == "params" and "sent_counted_by" not in known.get(key, "sent_counted_by")]
-    older = [" ".join(key) for key in whole if known[key]["sent"]]
+    learning = [x for x in rows if x["learn"] == "params" and x["sent"]]
+    older = [f"{x['slice']} {x['size']} params" for x in learning if "sent_counted_by" not in x]
     if older:
         told = "Sums that a TPU fuses with their scatter are still counted as whole sums, so less is sent, in"
         lines += ["", f"{told} {'; '.join(older)}."]
