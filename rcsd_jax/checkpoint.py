@@ -17,21 +17,21 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Collection
+from typing import NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from rcsd_jax import hosts
-from rcsd_jax.types import Array, Tree
+from rcsd_jax import fingerprints, hosts
+from rcsd_jax.types import Tree
 
 T = TypeVar("T")
 
 TRIES = 3  # saves that fail in a row end a run
+_SETTLING_SECONDS = (0.1, 1.0, 10.0)  # that threads of a failed save are given to end
 _PAUSE_SECONDS = 10.0  # before the last checkpoint of a run is tried again
 
 
@@ -148,7 +148,7 @@ class Checkpoints:
         if self._read_only:
             raise ValueError(f"step {step} cannot be saved: {self.folder} was opened read_only")
         is_there = self._tried(self.wait, TRIES + 1 if last else TRIES)
-        if last or (is_there and self._begun is not None):
+        if last or (is_there and self._begun is not None and not self._is_broken):
             self._failed = 0
         while not self._tried(lambda: self._save(step, state, meta, wait=last), TRIES):
             if not last:
@@ -165,7 +165,7 @@ class Checkpoints:
             raise _NotRestored(
                 f"{self.folder} holds step {newest}, this is step {step}: restore first, or clear the folder"
             )
-        record = {"meta": dataclasses.asdict(meta), "leaves": describe(state)}
+        record = {"meta": dataclasses.asdict(meta), "leaves": fingerprints.describe(state)}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
         if not self._manager.save(step, args=items, force=True):
             raise RuntimeError(f"orbax did not save step {step} in {self.folder} and gave no reason")
@@ -174,13 +174,26 @@ class Checkpoints:
             self.wait()
 
     def _renew(self) -> None:
-        """After a failed save: another manager, that removes what is half written and knows what is there."""
+        """After a failed save: removes what is half written; another manager, that knows what is there."""
         with contextlib.suppress(Exception):
             self._manager.close()  # may raise a second error of that save
         list(self.folder.glob("*"))  # raises where the folder is out of reach; the manager would find it empty
+        self._remove_half_written()
         self._manager, self._is_broken = self._opened(), False
         if self._begun in self._manager.all_steps():
             self._failed = 0  # only an older one could not be deleted
+
+    def _remove_half_written(self) -> None:
+        """Not left to the manager, that would try once: threads of the failed save may still write into it."""
+        for pause in (*_SETTLING_SECONDS, None):
+            try:
+                for half_written in ocp.utils.tmp_checkpoints(self.folder):
+                    half_written.get().rmtree()
+                return
+            except OSError:
+                if pause is None:
+                    raise
+                time.sleep(pause)
 
     def _tried(self, attempt: Callable[[], None], limit: int) -> bool:
         """Whether ``attempt`` has worked; the error that makes ``limit`` in a row is raised."""
@@ -247,14 +260,14 @@ class Checkpoints:
         record = _attempt(lambda: ocp.JsonCheckpointHandler().restore(self.folder / str(step) / "record"))
         stored = _attempt(lambda: Meta(**record["meta"]))
         described = _attempt(lambda: dict(record["leaves"]))
-        problems = compare_meta(stored, meta) + _compare_shapes(described, abstract_state)
+        problems = compare_meta(stored, meta) + fingerprints.compare_shapes(described, abstract_state)
         if problems:
             listed = "\n".join(f"  - {problem}" for problem in problems)
             raise Mismatch(f"checkpoint {step} of {self.folder} belongs to another run:\n{listed}")
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract_state)
         path, wanted = self.folder / str(step) / "state", ocp.args.StandardRestore(target)
         state = _attempt(lambda: ocp.StandardCheckpointHandler().restore(path, args=wanted))
-        changed = [path for path, leaf in describe(state).items() if leaf != described[path]]
+        changed = [path for path, leaf in fingerprints.describe(state).items() if leaf != described[path]]
         if changed:
             raise _Damaged(f"the stored bits of {', '.join(changed[:5])} have changed ({len(changed)} arrays)")
         return Restored(step, state, stored)
@@ -270,20 +283,6 @@ class Checkpoints:
         if aside.exists():
             aside.rmtree()
         (self.folder / str(step)).rename(aside)
-
-
-def describe(state: Tree) -> dict[str, dict[str, Any]]:
-    """Path of every array to its shape, type and fingerprint.
-
-    The fingerprint is a sum over elements of mixed (bits, index), modulo 2^32: it does not depend on the layout over
-    devices, and any change of one element changes it.
-    """
-    leaves = _leaves(state)
-    sums = jax.device_get(fingerprints(list(leaves.values())))
-    return {
-        path: {**_shape(leaf), "fingerprint": int(total)}
-        for (path, leaf), total in zip(leaves.items(), sums, strict=True)
-    }
 
 
 class _Damaged(Exception):
@@ -302,46 +301,3 @@ def _attempt(read: Callable[[], T]) -> T:
         if failure is not None:
             raise _Damaged(f"{failure} (on host {host})" if jax.process_count() > 1 else failure) from error
     return value  # type: ignore[return-value]
-
-
-def _compare_shapes(described: Mapping[str, Mapping[str, Any]], state: Tree) -> list[str]:
-    stored = {path: {"shape": leaf["shape"], "dtype": leaf["dtype"]} for path, leaf in described.items()}
-    wanted = {path: _shape(leaf) for path, leaf in _leaves(state).items()}
-
-    def show(leaf: Mapping[str, Any] | None) -> str:
-        return f"{leaf['dtype']}{leaf['shape']}" if leaf else "absent"
-
-    return [
-        f"array {path} was {show(stored.get(path))}, is {show(wanted.get(path))}"
-        for path in sorted(stored.keys() | wanted.keys())
-        if stored.get(path) != wanted.get(path)
-    ]
-
-
-def _leaves(state: Tree) -> dict[str, Any]:
-    paths = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
-
-
-def _shape(leaf: Any) -> dict[str, Any]:
-    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-
-
-@jax.jit
-def fingerprints(leaves: list[Array]) -> list[Array]:
-    """The fingerprint of every array, uint32."""
-    return [_fingerprint(leaf) for leaf in leaves]
-
-
-def _fingerprint(x: Array) -> Array:
-    if x.dtype == bool:
-        x = x.astype(jnp.uint8)
-    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
-    index = jnp.zeros(x.shape, jnp.uint32)
-    for axis, size in enumerate(x.shape):
-        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    # The finaliser of MurmurHash3 (Appleby, public domain): a bijection of 32 bits that spreads every bit.
-    mixed = bits ^ (index * jnp.uint32(0x9E3779B9))
-    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)
-    mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
-    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh
 
-from rcsd_jax import checkpoint, config, data, ending, hosts, learning, lm, sharding
+from rcsd_jax import config, data, ending, fingerprints, hosts, learning, lm, sharding
 from rcsd_jax.randomness import key_for
 from rcsd_jax.types import TrainState, Tree
 
@@ -153,7 +153,7 @@ def frozen_hash(experiment: config.Experiment, model: LanguageModel) -> str:
 
 def weights_hash(variables: Tree) -> str:
     """A short hash of weights, the same for any layout over devices."""
-    return hashlib.sha256(json.dumps(checkpoint.describe(variables), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(fingerprints.describe(variables), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def abstract_state(experiment: config.Experiment, transformer: lm.Transformer, mesh: Mesh) -> TrainState:

@@ -9,7 +9,10 @@ ROOT = Path(__file__).parents[1] / "rcsd_jax"
 # From the ground up. Rooms of floors 1 and 2 do not know each other; the files of the other floors know those before
 # them in the row.
 FLOORS = [
-    ("types", "masked", "randomness", "sharding", "compilations", "files", "memory", "journal", "hosts", "ending"),
+    (
+        *("types", "masked", "randomness", "sharding", "compilations", "files"),
+        *("memory", "journal", "hosts", "ending", "fingerprints"),
+    ),
     ("lm", "rubrics", "data"),
     ("learning", "evaluation", "judges"),
     (

@@ -1,11 +1,14 @@
 """What is restored is what was saved, to the bit, whatever happened to the files and wherever it is restored."""
 
+import contextlib
 import dataclasses
 import gc
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -16,7 +19,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rcsd_jax import sharding
-from rcsd_jax.checkpoint import Checkpoints, Meta, Mismatch, compare_meta, describe
+from rcsd_jax.checkpoint import Checkpoints, Meta, Mismatch, compare_meta
+from rcsd_jax.fingerprints import describe
 from rcsd_jax.types import TrainState
 
 # Orbax leaves its other reads unfinished when one fails; Python remarks on that when it collects them.
@@ -331,3 +335,44 @@ def test_a_full_disk_costs_a_checkpoint_three_in_a_row_the_run_and_never_one_tha
     assert done.stderr.count("a checkpoint was not saved") == 2 + (2 if newest == 4 else 1), done.stderr[-4000:]
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore({"x": jnp.zeros(300_000)}, Meta()).step == newest
+
+
+def test_threads_of_a_failed_save_may_still_write_while_its_rest_is_removed(tmp_path, caplog):
+    with Checkpoints(tmp_path) as checkpoints:
+        state = {"x": jnp.arange(5.0)}
+        checkpoints.save(1, state, Meta(), last=True)
+        half = tmp_path / "2.orbax-checkpoint-tmp" / "state"
+        half.mkdir(parents=True)
+        is_over = threading.Event()
+
+        def straggle():
+            for n in itertools.count():
+                if is_over.is_set():
+                    return
+                with contextlib.suppress(OSError):
+                    (half / f"late{n}").write_text("")
+
+        checkpoints._is_broken = True
+        threads = [threading.Thread(target=straggle) for _ in range(4)]
+        [thread.start() for thread in threads]
+        threading.Timer(0.5, is_over.set).start()
+        checkpoints.save(2, state, Meta(), last=True)
+        [thread.join() for thread in threads]
+        assert "was not saved" not in caplog.text
+        assert checkpoints.restore(state, Meta()).step == 2
+
+
+def test_a_folder_that_stays_out_of_reach_ends_the_run(tmp_path, monkeypatch):
+    def out_of_reach(_):
+        raise OSError("out of reach")
+
+    state = {"x": jnp.arange(5.0)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, Meta())
+        checkpoints.wait()
+        checkpoints._is_broken = True
+        monkeypatch.setattr(Checkpoints, "_opened", out_of_reach)
+        checkpoints.save(2, state, Meta())
+        checkpoints.save(3, state, Meta())
+        with pytest.raises(OSError, match="out of reach"):
+            checkpoints.save(4, state, Meta())

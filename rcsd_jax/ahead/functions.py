@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from rcsd_jax import checkpoint, config, learning, models
+from rcsd_jax import config, fingerprints, learning, models
 from rcsd_jax.ahead.drawing import Function, drawings, functions_of
 from rcsd_jax.ahead.subject import Subject, abstract_state, how_to_learn, prompts_of, rows
 from rcsd_jax.types import Rollout, ScoredBatch, TokenBatch, TrainState
@@ -35,7 +35,7 @@ def _of_start(s: Subject, state: TrainState) -> Iterator[Function]:
     teacher = state.teacher if s.teacher is not None else ()
     leaves = jax.tree.leaves((frozen, teacher))
     if leaves and s.run != "evaluate":
-        yield Function("fingerprint", checkpoint.fingerprints, (leaves,), during="start", beside=others)
+        yield Function("fingerprint", fingerprints.sums, (leaves,), during="start", beside=others)
     if s.run == "train":
         build = functools.partial(learning.init_state, s.transformer, mesh=s.mesh, **how_to_learn(s))
         build = jax.jit(build, donate_argnums=0)  # it takes the weights over, as they lie
@@ -64,7 +64,7 @@ def _of_step(s: Subject, state: TrainState) -> Iterator[Function]:
             yield _score(s, state, ScoredBatch(rollout, batch.weight_BC))
     yield Function("train_step", train_step(s), (state, batch))
     learned = models.learned(state, has_separate_teacher=s.teacher is not None)
-    yield Function("checkpoint", checkpoint.fingerprints, (jax.tree.leaves(learned),), 1 / e.train.checkpoint_every)
+    yield Function("checkpoint", fingerprints.sums, (jax.tree.leaves(learned),), 1 / e.train.checkpoint_every)
 
 
 def _score(s: Subject, state: TrainState, given: ScoredBatch) -> Function:

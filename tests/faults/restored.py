@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import tiny_pod
 
-from rcsd_jax import checkpoint, config, hosts, models, sharding, sources
+from rcsd_jax import checkpoint, config, fingerprints, hosts, models, sharding, sources
 
 
 def main():
@@ -25,8 +25,8 @@ def main():
             step, state, _ = checkpoints.restore(models.abstract_state(e, transformer, mesh), source.meta)
         with checkpoint.Checkpoints(copy / "checkpoints") as checkpoints:
             checkpoints.save(step, state, source.meta)
-        batches = [checkpoint.describe(source.batch(state, t)[0]) for t in range(step, step + 3)]
-        print(json.dumps({"leaves": checkpoint.describe(state), "batches": batches}), flush=True)
+        batches = [fingerprints.describe(source.batch(state, t)[0]) for t in range(step, step + 3)]
+        print(json.dumps({"leaves": fingerprints.describe(state), "batches": batches}), flush=True)
 
 
 if __name__ == "__main__":
