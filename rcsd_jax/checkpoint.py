@@ -17,13 +17,15 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Collection
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from flax import traverse_util
 
 from rcsd_jax import fingerprints, hosts
 from rcsd_jax.types import Tree
@@ -52,11 +54,12 @@ class Meta:
 
 
 class Restored(NamedTuple):
-    """A state that was read back, whole and verified."""
+    """A state that was read back, whole and verified; ``ahead`` is empty where nothing was sampled ahead."""
 
     step: int
     state: Tree
     meta: Meta
+    ahead: dict[str, Any]
 
 
 class Mismatch(ValueError):
@@ -121,7 +124,7 @@ class Checkpoints:
         self._begun: int | None = None  # the step that is being written
 
     def _opened(self) -> _Manager:
-        return _Manager(self.folder, options=self._options, item_names=("state", "record"))
+        return _Manager(self.folder, options=self._options, item_names=("state", "record", "ahead"))
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -129,7 +132,9 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def save(self, step: int, state: Tree, meta: Meta, *, last: bool = False) -> None:
+    def save(
+        self, step: int, state: Tree, meta: Meta, *, ahead: Mapping[str, Any] | None = None, last: bool = False
+    ) -> None:
         """Starts to write ``state`` as ``step``; the caller may donate its buffers at once.
 
         A save that fails (a full disk, a bucket that is out of reach) is noticed and said at the next one, which may
@@ -139,6 +144,7 @@ class Checkpoints:
           step: how many steps led to the state.
           state: the arrays.
           meta: what they belong to.
+          ahead: nested names to numpy arrays, the same on every host, that the run needs beside its state.
           last: there is no next one. Returns when all is on disk; tries up to ``TRIES`` times.
 
         Raises:
@@ -150,12 +156,12 @@ class Checkpoints:
         is_there = self._tried(self.wait, TRIES + 1 if last else TRIES)
         if last or (is_there and self._begun is not None and not self._is_broken):
             self._failed = 0
-        while not self._tried(lambda: self._save(step, state, meta, wait=last), TRIES):
+        while not self._tried(lambda: self._save(step, state, meta, ahead or {}, wait=last), TRIES):
             if not last:
                 return
             time.sleep(_PAUSE_SECONDS)
 
-    def _save(self, step: int, state: Tree, meta: Meta, *, wait: bool) -> None:
+    def _save(self, step: int, state: Tree, meta: Meta, ahead: Mapping[str, Any], *, wait: bool) -> None:
         if self._is_broken:
             self._renew()
         self._begun, newest = None, max(self._manager.all_steps(), default=-1)
@@ -165,9 +171,12 @@ class Checkpoints:
             raise _NotRestored(
                 f"{self.folder} holds step {newest}, this is step {step}: restore first, or clear the folder"
             )
-        record = {"meta": dataclasses.asdict(meta), "leaves": fingerprints.describe(state)}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
-        if not self._manager.save(step, args=items, force=True):
+        leaves, of_ahead = fingerprints.describe(state), fingerprints.describe(ahead)
+        record = {"meta": dataclasses.asdict(meta), "leaves": leaves, "ahead": of_ahead}
+        items = {"state": ocp.args.StandardSave(state), "record": ocp.args.JsonSave(record)}
+        if ahead:
+            items["ahead"] = ocp.args.StandardSave(ahead)
+        if not self._manager.save(step, args=ocp.args.Composite(**items), force=True):
             raise RuntimeError(f"orbax did not save step {step} in {self.folder} and gave no reason")
         self._begun = step
         if wait:
@@ -260,17 +269,24 @@ class Checkpoints:
         record = _attempt(lambda: ocp.JsonCheckpointHandler().restore(self.folder / str(step) / "record"))
         stored = _attempt(lambda: Meta(**record["meta"]))
         described = _attempt(lambda: dict(record["leaves"]))
+        of_ahead = _attempt(lambda: dict(record.get("ahead", {})))
         problems = compare_meta(stored, meta) + fingerprints.compare_shapes(described, abstract_state)
         if problems:
             listed = "\n".join(f"  - {problem}" for problem in problems)
             raise Mismatch(f"checkpoint {step} of {self.folder} belongs to another run:\n{listed}")
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract_state)
-        path, wanted = self.folder / str(step) / "state", ocp.args.StandardRestore(target)
-        state = _attempt(lambda: ocp.StandardCheckpointHandler().restore(path, args=wanted))
-        changed = [path for path, leaf in fingerprints.describe(state).items() if leaf != described[path]]
+        state = self._arrays(step, "state", target, described)
+        empty = {path: np.empty(leaf["shape"], leaf["dtype"]) for path, leaf in of_ahead.items()}
+        ahead = self._arrays(step, "ahead", traverse_util.unflatten_dict(empty, sep="/"), of_ahead) if empty else {}
+        return Restored(step, state, stored, ahead)
+
+    def _arrays(self, step: int, item: str, target: Tree, described: Mapping[str, Any]) -> Tree:
+        path, wanted = self.folder / str(step) / item, ocp.args.StandardRestore(target)
+        arrays = _attempt(lambda: ocp.StandardCheckpointHandler().restore(path, args=wanted))
+        changed = [path for path, leaf in fingerprints.describe(arrays).items() if leaf != described[path]]
         if changed:
             raise _Damaged(f"the stored bits of {', '.join(changed[:5])} have changed ({len(changed)} arrays)")
-        return Restored(step, state, stored)
+        return arrays
 
     def _set_aside(self, damaged: Collection[int]) -> None:
         for step in damaged:

@@ -38,7 +38,6 @@ class Begun(NamedTuple):
     """A rollout under way. ``seen`` is the same, whole on every host, and so is the teacher's ``analysis``, if any."""
 
     problems: list[Problem]
-    prompts: list[list[int]]
     rollout: Rollout
     seen: Rollout
     analysis: Rollout | None
@@ -131,11 +130,15 @@ class Collector:
             variables = learning.teacher_variables(self._experiment.teacher.weights, state)
             key = key_for(self._experiment.seed, "analysis", t)
             analysis = sharding.everywhere(self._analyst(variables, self._analysts(problems), ids, key), self._mesh)
-        return Begun(problems, prompts, rollout, seen, analysis)
+        return Begun(problems, rollout, seen, analysis)
+
+    def begun(self, t: int, seen: Rollout, analysis: Rollout | None) -> Begun:
+        """What ``begin`` gave a run that was killed, of what it had sampled: numpy arrays, the same on every host."""
+        return Begun(self._batches[t], sharding.place_batch(seen, self._mesh), seen, analysis)
 
     def finish(self, state: TrainState, begun: Begun) -> Collected:
         """The rollout with all that is said about it, by the weights of ``state``."""
-        e, (problems, prompts, rollout, seen, _) = self._experiment, begun
+        e, (problems, rollout, seen, _) = self._experiment, begun
         if e.train.completion_lengths:
             rollout, seen = shortened(rollout, seen, e.train.completion_lengths)
         texts = functools.cache(functools.partial(self.generator.texts, seen))
@@ -146,6 +149,7 @@ class Collector:
             None if logp is None else logp(state, rollout) for logp in (self._old_logp, self._base_logp)
         )
         batch = ScoredBatch(rollout, weight_BC, old_logp_BC=old_logp_BC, base_logp_BC=base_logp_BC)
+        prompts = [self.encoder.student(problem) for problem in problems]
         read = [prompts for logp in (old_logp_BC, base_logp_BC) if logp is not None]  # by others than the student
         numbers = {"teacher_tokens": 0.0}
         # While a judge elsewhere is waited for, the teacher looks. The model itself judges first, for it needs the room

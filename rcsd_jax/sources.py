@@ -16,7 +16,7 @@ from rcsd_jax.collector import Begun, Collected, Collector
 from rcsd_jax.encoding import Encoder
 from rcsd_jax.examples import supervised_examples
 from rcsd_jax.models import LanguageModel
-from rcsd_jax.types import FINISHED, Problem, Rollout, ScoredBatch, TrainState, Tree
+from rcsd_jax.types import FINISHED, Problem, PromptBatch, Rollout, ScoredBatch, TrainState, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +42,15 @@ class Numbers(NamedTuple):
 class Source(NamedTuple):
     """``batch(state, step)`` gives a batch, and a function that waits for it and says what the host makes of it.
 
-    ``facts`` go to the summary of the run; ``meta`` is what a run that resumes must find unchanged.
+    ``facts`` go to the summary of the run; ``meta`` is what a run that resumes must find unchanged. ``ahead()`` is what
+    the next batch needs beside the state, as ``Checkpoints.save`` takes it, and ``resume(step, ahead)`` gives it back.
     """
 
     batch: Callable[[TrainState, int], tuple[Tree, Callable[[], Numbers]]]
     facts: dict[str, Any]
     meta: checkpoint.Meta
+    ahead: Callable[[], dict[str, Any]] = dict
+    resume: Callable[[int, Mapping[str, Any]], None] = lambda step, ahead: None
 
 
 def of(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) -> Source:
@@ -139,7 +142,7 @@ def rollouts(experiment: config.Experiment, model: LanguageModel, mesh: Mesh) ->
         facts["rubrics"] = questions.describe(experiment)
     used = "\n".join(_shown(guidance.get(problem.id)) for problem in collector.fitting.problems)
     meta = _meta(experiment, model, problems, hashlib.sha256(used.encode()).hexdigest())
-    return Source(batch, facts, meta)
+    return Source(batch, facts, meta, turns.ahead, turns.resume)
 
 
 class Turns:
@@ -162,7 +165,7 @@ class Turns:
         mine, self._ahead = self._ahead, None
         if mine is None and step % updates == 0:
             mine = step, self._collector.begin(state, step // updates)
-        if self._settings.staleness and (step + 1) % updates == 0 and not self._settings.rests(step + 1):
+        if self._settings.staleness and (step + 1) % updates == 0 and step + 1 < self._settings.steps:
             self._ahead = step, self._collector.begin(state, (step + 1) // updates)
         if mine is None:
             assert self._held is not None, f"{step=} {updates=}"  # checkpoints lie between rollouts
@@ -171,6 +174,24 @@ class Turns:
         collected = self._collector.finish(state, begun)
         self._held = collected.batch if updates > 1 else None
         return collected.batch, collected, step - self._born
+
+    def ahead(self) -> dict[str, Any]:
+        """The rollout that was sampled ahead, if any; waits until it is there."""
+        if self._ahead is None:
+            return {}
+        _, begun = self._ahead
+        sampled = {"rollout": begun.seen} | ({"analysis": begun.analysis} if begun.analysis is not None else {})
+        return {name: dataclasses.asdict(jax.device_get(rollout)) for name, rollout in sampled.items()}
+
+    def resume(self, step: int, ahead: Mapping[str, Any]) -> None:
+        """Goes on before ``step`` with what ``ahead`` gave there."""
+        if ahead:
+            sampled = {
+                name: Rollout(**{**arrays, "prompts": PromptBatch(**arrays["prompts"])})
+                for name, arrays in ahead.items()
+            }
+            t = step // self._settings.updates_per_rollout
+            self._ahead = step - 1, self._collector.begun(t, sampled["rollout"], sampled.get("analysis"))
 
 
 def _shown(rubric: Any) -> str:

@@ -112,6 +112,7 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
         restored = checkpoints.restore(abstract, meta)
         start = 0 if restored is None else restored.step
         state = models.initial_state(e, model, mesh) if restored is None else models.whole(restored.state, model)
+        source.resume(start, restored.ahead if restored else {})
         del model  # the first step donates its weights
         with (
             metrics.MetricsWriter(
@@ -128,12 +129,9 @@ def _train(e: config.Experiment, folder: Workdir, mesh: Mesh, pulse: ending.Puls
             report = Reporter(e, folder, writer, progress)
 
             def save(step: int, state: TrainState, last: bool) -> None:
-                checkpoints.save(
-                    step,
-                    models.learned(state, has_separate_teacher=e.older_weights.kind == "separate"),
-                    dataclasses.replace(meta, metrics_bytes=writer.position),
-                    last=last,
-                )
+                now = dataclasses.replace(meta, metrics_bytes=writer.position)
+                learned = models.learned(state, has_separate_teacher=e.older_weights.kind == "separate")
+                checkpoints.save(step, learned, now, ahead=source.ahead(), last=last)
 
             def measure(step: int, state: TrainState) -> None:
                 every = e.evaluation.every
@@ -194,15 +192,12 @@ def _loop(
     measure: Callable[[int, TrainState], None],
     pulse: ending.Pulse,
 ) -> TrainState:
-    asked = False
     for step in range(start, e.train.steps):
         batch, look = source.batch(state, step)
         state, numbers = step_function(state, batch)
         report(step + 1, look, numbers)
         pulse.owes()
-        if (step + 1) % e.train.updates_per_rollout == 0:
-            asked = pulse() or asked
-        is_asked = asked and e.train.rests(step + 1)
+        is_asked = (step + 1) % e.train.updates_per_rollout == 0 and pulse()
         is_last = is_asked or step + 1 == e.train.steps
         if (step + 1) % e.train.checkpoint_every == 0 or is_last:
             report.flush()

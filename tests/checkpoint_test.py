@@ -87,11 +87,27 @@ def test_a_restored_state_is_bitwise_the_saved_one(tmp_path, teacher):
     saved(tmp_path, 3, teacher=teacher)
     state = a_state(3, teacher=teacher)
     with Checkpoints(tmp_path) as checkpoints:
-        step, got, meta = checkpoints.restore(abstract(state), META)
-    assert (step, meta) == (3, META)
+        step, got, meta, ahead = checkpoints.restore(abstract(state), META)
+    assert (step, meta, ahead) == (3, META, {})
     assert got.trainable == "lora"
     assert got.variables["params"]["kernel"].dtype == jnp.bfloat16
     assert_same(got, state)
+
+
+def test_what_was_sampled_ahead_comes_back_and_is_verified(tmp_path):
+    ahead = {"rollout": {"prompts": {"valid": np.array([[True, False]])}, "tokens": np.arange(6, dtype=np.int32)}}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, a_state(), META)
+        checkpoints.save(2, a_state(), META, ahead=ahead)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(abstract(a_state()), META)
+        assert restored.step == 2
+        assert_same(restored.ahead, ahead)
+        assert all(type(x) is np.ndarray for x in jax.tree.leaves(restored.ahead))
+    for path in (tmp_path / "2" / "ahead").rglob("d/*"):
+        path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(abstract(a_state()), META)[::3] == (1, {})
 
 
 def test_buffers_may_be_donated_as_soon_as_save_returns(tmp_path):

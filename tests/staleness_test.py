@@ -20,7 +20,7 @@ from policy_test import loss_and_gradient, rows_of
 from tiny_pipeline import experiment
 from train_test import meddle, numbers
 
-from rcsd_jax import compilations, config, ending, learning, lm, metrics, models, questions, sharding, sources, train
+from rcsd_jax import compilations, ending, learning, lm, metrics, models, questions, sharding, sources, train
 from rcsd_jax.collector import Collector
 from rcsd_jax.types import PromptBatch, Rollout, ScoredBatch, TrainState
 
@@ -43,8 +43,8 @@ E = experiment(
 # Changes of the loop, and how old the samples of each step are.
 LOOPS = {
     "synchronous": ({"staleness": 0}, [0] * 7),
-    "a step ahead": ({}, [0, 1, 1, 0, 1, 1, 0]),
-    "several updates": ({"updates_per_rollout": 2, "checkpoint_every": 4, "steps": 8}, [0, 1, 1, 2, 0, 1, 1, 2]),
+    "a step ahead": ({}, [0, 1, 1, 1, 1, 1, 1]),
+    "several updates": ({"updates_per_rollout": 2, "steps": 8}, [0, 1, 1, 2, 1, 2, 1, 2]),
 }
 
 
@@ -84,7 +84,7 @@ def one_after_the_other(parts, loop):
         for step in range(loop.steps):
             states.append(jax.tree.map(jnp.copy, state))
             if step % loop.updates_per_rollout == 0:
-                is_fresh = step % loop.checkpoint_every == 0 or not loop.staleness
+                is_fresh = step == 0 or not loop.staleness
                 begun = parts.collector.begin(states[-1 if is_fresh else -2], step // loop.updates_per_rollout)
                 batch = jax.block_until_ready(parts.collector.finish(states[-1], jax.block_until_ready(begun)).batch)
             state, found = jax.block_until_ready(parts.learn(state, batch))
@@ -92,34 +92,39 @@ def one_after_the_other(parts, loop):
         return [*states, state], rows
 
 
-def in_turns(parts, loop, state, start=0):
-    """(state, metrics, ages) of a run from a state on, which nobody waits for."""
-    rows, ages, turns = [], [], sources.Turns(parts.collector, loop)
+def in_turns(parts, loop, state, start=0, ahead=None):
+    """(state, metrics, ages, what lies ahead of every step) of a run from a state on, which nobody waits for."""
+    rows, ages, aheads, turns = [], [], [], sources.Turns(parts.collector, loop)
     with jax.set_mesh(parts.mesh):
+        turns.resume(start, ahead or {})
         for step in range(start, loop.steps):
+            aheads.append(turns.ahead())
             batch, _, age = turns(state, step)
             state, found = parts.learn(state, batch)
             rows, ages = [*rows, found], [*ages, age]
-    return state, [{name: float(value) for name, value in row.items()} for row in rows], ages
+    return state, [{name: float(value) for name, value in row.items()} for row in rows], ages, aheads
 
 
 @pytest.mark.parametrize("name", LOOPS)
-def test_a_rollout_is_of_the_weights_before_the_last_step_and_behind_a_checkpoint_of_those_of_now(name, parts):
+def test_a_rollout_is_of_the_weights_before_the_last_step_also_where_a_run_goes_on(name, parts):
     changes, expected = LOOPS[name]
     loop = dataclasses.replace(E.train, **changes)
     states, rows = one_after_the_other(parts, loop)
-    state, ours, ages = in_turns(parts, loop, parts.first())
+    state, ours, ages, aheads = in_turns(parts, loop, parts.first())
     assert ours == rows and ages == expected
     jax.tree.map(np.testing.assert_array_equal, state, states[-1])
     for row, age in zip(rows, ages, strict=True):
         assert (row["sampler_gap"] > 1e-3) == (abs(row["prefix_importance"] - 1) > 1e-4) == (age > 0)
-    for start in range(0, loop.steps, loop.checkpoint_every):  # killed, and begun again with what is saved there
-        state, ours, _ = in_turns(parts, loop, jax.tree.map(jnp.copy, states[start]), start)
-        assert ours == rows[start:]
+    compiled = len(compilations.ledger())
+    for start in range(0, loop.steps, loop.updates_per_rollout):  # killed, and begun again with what is saved there
+        state = jax.tree.map(jnp.copy, states[start])
+        state, ours, again, _ = in_turns(parts, loop, state, start, aheads[start])
+        assert (ours, again) == (rows[start:], ages[start:])
         jax.tree.map(np.testing.assert_array_equal, state, states[-1])
+    assert len(compilations.ledger()) == compiled
 
 
-def test_a_judge_is_asked_while_the_devices_learn_and_sample_and_a_run_ends_at_a_checkpoint(
+def test_a_judge_is_asked_while_the_devices_learn_and_sample_and_a_run_ends_where_it_is_asked(
     one_device, tmp_path, monkeypatch
 ):
     """No verdict comes before the devices are done with the rollout that is sampled ahead and with the step before."""
@@ -157,7 +162,7 @@ def test_a_judge_is_asked_while_the_devices_learn_and_sample_and_a_run_ends_at_a
         return verdict(prompt, n)
 
     def ask_to_end(step, batch, look):
-        if step == 1:
+        if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return batch, look
 
@@ -166,7 +171,7 @@ def test_a_judge_is_asked_while_the_devices_learn_and_sample_and_a_run_ends_at_a
     monkeypatch.setattr(metrics.MetricsWriter, "write", spied_write)
     meddle(monkeypatch, ask_to_end)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    with LoopbackJudge(answer) as server, pytest.raises(ending.Ended, match="step 4 is saved"):
+    with LoopbackJudge(answer) as server, pytest.raises(ending.Ended, match="step 3 is saved"):
         e = experiment(
             **{**GRPO, "train__updates_per_rollout": 1, "train__steps": 8, "train__checkpoint_every": 4},
             train__staleness=1,
@@ -187,11 +192,10 @@ def test_a_judge_is_asked_while_the_devices_learn_and_sample_and_a_run_ends_at_a
     assert events == [
         *("sample 0", "sample 1", "judge 0, rollout 1 is sampled", "learn 0"),
         *("sample 2", "judge 1, rollout 2 is sampled", "learn 1", "read 0"),
-        *("sample 3", "judge 2, rollout 3 is sampled", "learn 2", "read 1"),
-        *("judge 3, rollout 3 is sampled", "learn 3", "read 2", "read 3"),
+        *("sample 3", "judge 2, rollout 3 is sampled", "learn 2", "read 1", "read 2"),
     ]
     rows = numbers(tmp_path / "run")
-    assert [row["staleness"] for row in rows] == [0, 1, 1, 1]
+    assert [row["staleness"] for row in rows] == [0, 1, 1]
     assert abs(rows[0]["importance"] - 1) < 1e-3 < abs(rows[1]["importance"] - 1), "of the weights that have sampled"
     assert all(abs(row["ratio"] - 1) < 1e-4 for row in rows), "the clips are about the weights of now"
     names = [line.name for line in compilations.ledger()[compiled:]]
@@ -297,7 +301,6 @@ def test_the_ratio_gives_a_token_of_older_weights_the_gradient_of_a_new_one():
         ({"objective": "distill_grpo", "train.samples": 2}, "config.divergence.importance 'prefix'"),
         ({"objective": "sft"}, "objective 'sft' has no correction for samples of older weights, use 0"),
         ({"objective": "best_of_n", "train.samples": 2}, "objective 'best_of_n' has no correction"),
-        ({"objective": "grpo", "train.samples": 2, "train.checkpoint_every": 1}, "save less often"),
         ({"objective": "grpo", "train.samples": 2, "train.staleness": 2}, "give at least 0, at most 1"),
     ],
 )
@@ -309,12 +312,3 @@ def test_what_does_not_go_with_older_weights_is_refused_with_the_cure(changes, s
 def test_a_weight_that_an_objective_does_not_read_is_refused():
     [error] = errors_of({"objective": "distill_grpo", "train.samples": 2, "divergence.importance_cap": 2.0})
     assert "config.divergence.importance 'prefix'" in error
-
-
-def test_how_often_to_save_is_part_of_a_run_whose_rollouts_are_sampled_ahead():
-    def hash_of(**values):
-        return config.content_hash(config.read({"objective": "distill_sampled", "train": values}))
-
-    assert hash_of(checkpoint_every=5) == hash_of()
-    assert hash_of(staleness=1, checkpoint_every=5) != hash_of(staleness=1)
-    assert hash_of(staleness=1, keep_every=50) == hash_of(staleness=1)

@@ -212,11 +212,6 @@ def _of_older_weights(e: Experiment) -> Iterator[str]:
             "config.train.staleness is 1: correct the divergence for samples of older weights, with "
             "config.divergence.importance 'prefix' and a config.divergence.importance_cap such as 2.0"
         )
-    if e.train.checkpoint_every <= e.train.updates_per_rollout:
-        yield (
-            f"config.train.staleness is 1 and config.train.checkpoint_every {e.train.checkpoint_every}: nothing is "
-            "sampled ahead over a checkpoint, save less often"
-        )
 
 
 def _of_teachers(e: Experiment) -> Iterator[str]:

@@ -71,8 +71,7 @@ def read(config: config_dict.ConfigDict | Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-# What a run may change while it is under way: no number that it makes depends on these (with rollouts that are sampled
-# ahead, they do on where checkpoints are).
+# What a run may change while it is under way: no number that it makes depends on these.
 FREE = (
     *(
         "description",
@@ -90,8 +89,7 @@ FREE = (
 def without_free(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a config, as from JSON, without the keys of ``FREE``."""
     kept = copy.deepcopy(dict(values))
-    bound = ("train.checkpoint_every",) if kept.get("train", {}).get("staleness") else ()
-    for path in sorted(set(FREE) - set(bound)):
+    for path in FREE:
         *sections, key = path.split(".")
         section = kept
         for name in sections:

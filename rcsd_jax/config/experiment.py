@@ -159,9 +159,7 @@ class Train:
 
     With ``staleness`` 1 a rollout is sampled by the weights that the step before it begins with, and judged while that
     step learns and the next rollout is sampled: nobody waits for a slow judge, and losses correct for the older
-    weights. Behind a checkpoint it is sampled by those of the checkpoint, as if ``staleness`` were 0, so that what is
-    saved is enough to go on from; ``checkpoint_every`` is then a part of what is computed, and a run that is asked to
-    end goes on to its next checkpoint.
+    weights. A checkpoint holds the rollout that was sampled ahead.
     """
 
     steps: int = 100
@@ -177,12 +175,6 @@ class Train:
     max_skipped: int = 5
     trajectories_every: int = 10
     completion_lengths: tuple[int, ...] = ()
-
-    def rests(self, steps: int) -> bool:
-        """Whether after so many steps there is nothing but the weights, and a run can be saved and resumed there."""
-        if self.staleness:
-            return steps % self.checkpoint_every == 0 or steps == self.steps
-        return steps % self.updates_per_rollout == 0
 
 
 @dataclasses.dataclass(frozen=True)

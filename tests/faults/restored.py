@@ -22,9 +22,10 @@ def main():
         transformer, tokenizer = models.declared(e.model)
         source = sources.of(e, models.LanguageModel(transformer, {}, tokenizer), mesh)
         with checkpoint.Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-            step, state, _ = checkpoints.restore(models.abstract_state(e, transformer, mesh), source.meta)
+            step, state, _, ahead = checkpoints.restore(models.abstract_state(e, transformer, mesh), source.meta)
         with checkpoint.Checkpoints(copy / "checkpoints") as checkpoints:
-            checkpoints.save(step, state, source.meta)
+            checkpoints.save(step, state, source.meta, ahead=ahead)
+        source.resume(step, ahead)
         batches = [fingerprints.describe(source.batch(state, t)[0]) for t in range(step, step + 3)]
         print(json.dumps({"leaves": fingerprints.describe(state), "batches": batches}), flush=True)
 
