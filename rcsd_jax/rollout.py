@@ -25,6 +25,7 @@ class Generator:
       samples: completions a question.
       lengths: the prompt lengths that are compiled; prompts are padded to the next one.
       mesh: where the rows go.
+      together: how many questions a call samples at a time, others wait for their places; 0: all.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class Generator:
         samples: int,
         lengths: Sequence[int],
         mesh: Mesh,
+        *,
+        together: int = 0,
     ):
         self.tokenizer = model.tokenizer
-        self._lengths, self._mesh = lengths, mesh
+        self._lengths, self._mesh, self._together = lengths, mesh, together
         options = {
             "samples": samples,
             "eos_ids": self.tokenizer.eos_ids,
@@ -50,7 +53,13 @@ class Generator:
         )
 
     def __call__(self, variables: Tree, prompts: Sequence[Sequence[int]], ids: Sequence[str], key: Array) -> Rollout:
-        """One rollout, dispatched; a question's noise is derived from its id, not from its place in the batch."""
+        """One rollout; a question's noise is derived from its id, not from its place in the batch.
+
+        It is only dispatched, unless questions wait for places: then the host has them change.
+        """
+        if 0 < self._together < len(prompts):
+            pieces = list(self.stream(variables, prompts, ids, key, batch=self._together))
+            return sharding.place_batch(_in_order(pieces, len(prompts)), self._mesh)
         question_G = np.array([stable_id(name) for name in ids], np.int32)
         batch = place_prompts(prompts, self._lengths, self.tokenizer.pad_id, self._mesh)
         return self._sampler(variables, batch, key, question_G)
@@ -78,6 +87,17 @@ class Generator:
         opened = ["<think>" * self.tokenizer.opens_thought(row) for row in np.asarray(rollout.prompts.tokens_GP)]
         n = rollout.samples
         return [[start + text for text in rows[g * n : (g + 1) * n]] for g, start in enumerate(opened)]
+
+
+def _in_order(pieces: Sequence[tuple[np.ndarray, Rollout]], questions: int) -> Rollout:
+    """One rollout of those that ended at different times."""
+    order = np.argsort(np.concatenate([places for places, _ in pieces]))
+
+    def joined(*parts: np.ndarray) -> np.ndarray:
+        whole = np.concatenate(parts)  # one row for every question, or one for every sample of it
+        return whole.reshape(questions, -1, *whole.shape[1:])[order].reshape(whole.shape)
+
+    return jax.tree.map(joined, *(rollout for _, rollout in pieces))
 
 
 def shortened(rollout: Rollout, seen: Rollout, lengths: Sequence[int]) -> tuple[Rollout, Rollout]:

@@ -176,6 +176,8 @@ def rows(e: config.Experiment) -> dict[str, int]:
     name = "rows" if e.objective == "sft" else "questions"
     number, parts = getattr(e.train, name), e.train.micro_batches
     found = {f"config.train.{name}" + (f" / {parts} micro_batches" if parts > 1 else ""): number // parts}
+    if e.objective != "sft" and e.train.sampling_batch:
+        found["config.train.sampling_batch"] = min(e.train.sampling_batch, e.train.questions)
     if e.task == "answer" and e.evaluation.splits:
         found["config.evaluation.batch"] = e.evaluation.batch
     return found

@@ -394,6 +394,16 @@ def test_a_mesh_that_does_not_work_is_replaced_by_the_nearest_that_does():
         on_eight(tiny(**{"train.questions": 7, "train.micro_batches": 7, "model.science.heads": 4}))
 
 
+def test_a_rollout_whose_questions_wait_for_places_is_drawn_by_the_continuous_sampler():
+    whole, few = published("rcsd"), published("rcsd")
+    few = dataclasses.replace(few, train=dataclasses.replace(few.train, sampling_batch=few.train.questions // 4))
+    of_whole, of_few = (ahead.drawings(on_eight(e))["sample"] for e in (whole, few))
+    assert (of_whole.is_continuous, of_few.is_continuous) == (False, True)
+    assert of_few.questions * of_few.times == of_whole.questions * of_whole.times == whole.train.questions
+    names = [x.name for x in ahead.functions(on_eight(few))]
+    assert {"sample fill", "sample decode"} < set(names) and "sample" not in names
+
+
 def test_what_does_not_fit_comes_with_a_cure():
     subject = on_eight(published("rcsd"))
     parts = {"parameters": 12e9, "optimiser": 0.0, "teacher": 0.0}
@@ -401,7 +411,7 @@ def test_what_does_not_fit_comes_with_a_cure():
     assert any("are parameters, optimiser and teacher" in x for x in told)
     assert any("tensor" in x for x in told)  # 4 rows over 4 devices can not be cut into more micro-batches
     told = ahead.cures(subject, ahead.Finding("sample", 1, 1.0, needs=40e9), V5E, {"parameters": 1e9})
-    assert told == ["fewer config.train.questions or config.train.samples"]
+    assert told == ["fewer config.train.sampling_batch, config.train.questions or config.train.samples"]
     subject = ahead.subject(published("gpqa"), subject.mesh, "evaluate")
     told = ahead.cures(subject, ahead.Finding("evaluation decode", 1, 1.0, needs=40e9), V5E, {"parameters": 1e9})
     assert told == ["fewer config.evaluation.batch or config.evaluation.samples"]

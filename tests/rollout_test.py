@@ -227,6 +227,19 @@ def test_a_sibling_that_succeeded_is_the_solution_that_the_teacher_sees(model):
     assert found.tolist() == [True, True, True, True, True, False]
 
 
+def test_questions_that_wait_for_places_get_the_same_tokens_in_their_order(model):
+    e = experiment(train__questions=6, train__samples=2, sampling__max_new_tokens=64)
+    few = dataclasses.replace(e, train=dataclasses.replace(e.train, sampling_batch=2))
+    (wanted, problems, _), (got, again, _) = collect(e, model), collect(few, model)
+    assert problems == again
+    for name, x in vars(wanted.rollout).items():
+        for ours, theirs in zip(jax.tree.leaves(vars(got.rollout)[name]), jax.tree.leaves(x), strict=True):
+            assert ours.sharding == theirs.sharding, name
+            np.testing.assert_allclose(ours, theirs, atol=1e-5 if name.endswith("logp_BC") else 0, err_msg=name)
+    assert len(set(np.asarray(wanted.rollout.finish_B))) == 2, "some end before others"
+    np.testing.assert_allclose(got.teacher_hidden_BCD, wanted.teacher_hidden_BCD, atol=1e-4)
+
+
 def test_a_contrast_moves_the_logits_away_from_those_of_a_wrong_rubric(model):
     e = teacher("base", contrast=0.5)
     with jax.set_mesh(MESH):

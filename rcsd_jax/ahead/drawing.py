@@ -57,7 +57,9 @@ def drawings(s: Subject) -> dict[str, Drawing]:
         return {"rubrics": Drawing(e.sampling, 1, together, length, during="rubrics")}
     if s.run == "train" and e.objective != "sft":
         each, number = 1 / e.train.updates_per_rollout, e.train.questions
-        found["sample"] = Drawing(e.sampling, e.train.samples, number, length, is_continuous=False, times=each)
+        at_a_time = min(e.train.sampling_batch or number, number)
+        waits, turns = at_a_time < number, each * number / at_a_time
+        found["sample"] = Drawing(e.sampling, e.train.samples, at_a_time, length, is_continuous=waits, times=turns)
         if e.teacher.reason_first:
             room = max(1, e.prompts.teacher_lengths[-1] - e.teacher.analysis.max_new_tokens)
             found["analysis"] = Drawing(e.teacher.analysis, 1, number, room, is_continuous=False, times=each)

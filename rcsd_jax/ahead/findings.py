@@ -20,7 +20,7 @@ from rcsd_jax.types import Tree
 
 # What to have less of where a drawing does not fit.
 FEWER = {
-    "sample": "config.train.questions or config.train.samples",
+    "sample": "config.train.sampling_batch, config.train.questions or config.train.samples",
     "analysis": "config.train.questions",
     "judge": "config.train.questions",
     "evaluation": "config.evaluation.batch or config.evaluation.samples",

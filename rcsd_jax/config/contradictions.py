@@ -65,6 +65,7 @@ RANGES = {
     "train.keep_every": (0, None),
     "train.max_skipped": (1, None),
     "train.trajectories_every": (1, None),
+    "train.sampling_batch": (0, None),
 }
 
 
@@ -203,6 +204,11 @@ def _of_older_weights(e: Experiment) -> Iterator[str]:
         yield (
             f"config.train.staleness is 1: objective {e.objective!r} has no correction for samples of older weights, "
             "use 0"
+        )
+    if 0 < e.train.sampling_batch < e.train.questions:
+        yield (
+            f"config.train.staleness is 1 and config.train.sampling_batch {e.train.sampling_batch}: the host would "
+            "wait for what is sampled ahead, use one of the two"
         )
     divergence = e.divergence
     if e.objective in ("distill", "distill_grpo") and not (

@@ -155,7 +155,8 @@ class Train:
     steps, the last two stay, and those at multiples of ``keep_every`` (0: no other). Every ``trajectories_every`` steps
     the first rollouts of a step are kept as text. ``completion_lengths`` are bucket lengths: where all completions of a
     step are short, what scores them and learns from them is compiled for the next of these lengths instead of
-    ``sampling.max_new_tokens``.
+    ``sampling.max_new_tokens``. Of the questions of a rollout ``sampling_batch`` (0: all) are sampled at a time; those
+    that end make room for others, so that one long completion does not hold them all.
 
     With ``staleness`` 1 a rollout is sampled by the weights that the step before it begins with, and judged while that
     step learns and the next rollout is sampled: nobody waits for a slow judge, and losses correct for the older
@@ -175,6 +176,7 @@ class Train:
     max_skipped: int = 5
     trajectories_every: int = 10
     completion_lengths: tuple[int, ...] = ()
+    sampling_batch: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
