@@ -10,8 +10,8 @@ from benchmarks.side import ROOT
 RESULTS = ROOT / "docs" / "results"
 INTRODUCTION = """# Speed and memory
 
-Written by `python -m benchmarks.run --save=<name>`, `benchmarks.growth` and `benchmarks.overlap`; nothing here is typed
-in by hand.
+Written by `python -m benchmarks.run --save=<name>`, `benchmarks.growth`, `benchmarks.overlap` and `benchmarks.waiting`;
+nothing here is typed in by hand.
 Random weights, the same sizes on every side, no completion ends early. Sides are processes that take turns (A B A B).
 
 - **seconds**: median (least to most) of the rounds; **takes** "2 x ours": median over the rounds of
