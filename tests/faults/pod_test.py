@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import resource
 import signal
 
 import numpy as np
@@ -91,6 +92,23 @@ def test_a_pod_that_is_asked_to_end_and_then_killed_ends_with_the_very_bits_of_o
     assert numbers(run) == numbers(whole)
     assert fingerprints(run) == fingerprints(whole)
     assert len(json.loads((run / "env.json").read_text())["earlier"]) == 2
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_host_whose_disk_is_full_ends_the_run_and_nothing_that_was_saved_is_lost(host, whole, tmp_path):
+    run = tmp_path / "run"
+    command = [*TRAIN, f"--workdir={run}"]
+    with pod(2, command, tmp_path, port=next(ports)) as running:
+        wait_for(lambda: steps(run) >= 5, running)
+        resource.prlimit(running[host].process.pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        codes = [each.wait() for each in running]
+    print(codes, [each.says()[-3000:] for each in running])
+    assert 0 not in codes
+    assert steps(run) < 30
+    with pod(2, command, tmp_path, port=next(ports)) as running:
+        assert [each.wait() for each in running] == [0, 0], [each.says()[-2000:] for each in running]
+    assert numbers(run) == numbers(whole)
+    assert fingerprints(run) == fingerprints(whole)
 
 
 @pytest.fixture(scope="module")
