@@ -38,9 +38,7 @@ def measured() -> dict[int, list[float]]:
     prompts = np.asarray(ours.prompts_of(CASE, CASE.prompt).tokens_GP).tolist()
     names, found = [str(question) for question in range(CASE.questions)], {at: [] for at in AT_A_TIME}
     with jax.set_mesh(mesh):
-        generators = {
-            at: Generator(model, sampling, CASE.samples, (CASE.prompt,), mesh, together=at) for at in AT_A_TIME
-        }
+        generators = {at: Generator(model, sampling, CASE.samples, (CASE.prompt,), mesh, batch=at) for at in AT_A_TIME}
         for turn in range(1 + ROUNDS):
             for at, generator in generators.items():
                 start = time.perf_counter()

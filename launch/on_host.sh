@@ -36,6 +36,10 @@ is_running() { # the keeper of the run is alive, and is no stranger that got its
   [ -f "$run/keeper" ] && tr '\0' ' ' <"/proc/$(cat "$run/keeper")/cmdline" 2>/dev/null | grep -q "on_host.sh keep"
 }
 
+is_gone() { # no process of the keeper's group is left but dead ones
+  ! ps -e -o pgid=,stat= | grep -q "^ *$(cat "$run/keeper") [^Z]"
+}
+
 start() { # COMMAND...
   if is_running; then
     [ "$(cat "$run/command")" = "$(quoted "$@")" ] || die "this host runs $(cat "$run/command"): stop it first"
@@ -94,11 +98,11 @@ stop() {
     if [ "$waited" -ge "${GRACE:-90}" ]; then
       kill -KILL -- "-$(cat "$run/keeper")" 2>/dev/null || true
       echo 137 >"$run/code"
-      for _ in {1..100}; do # a busy machine takes its time
-        is_running || return 0
-        sleep 0.1
+      for _ in {1..100}; do # it gives back gigabytes, and the chips, before it is gone
+        is_gone || { sleep 0.1 && continue; }
+        return 0
       done
-      die "what was killed does not end: see ps -p $(cat "$run/keeper")"
+      die "what was killed does not end: see ps -e -o pgid,pid,stat,args | grep $(cat "$run/keeper")"
     fi
     sleep 1
     waited=$((waited + 1))

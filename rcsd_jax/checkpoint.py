@@ -27,13 +27,14 @@ from absl import logging
 from etils import epath
 from flax import traverse_util
 
-from rcsd_jax import fingerprints, hosts
+from rcsd_jax import ending, fingerprints, hosts
 from rcsd_jax.types import Tree
 
 T = TypeVar("T")
 
 TRIES = 3  # saves that fail in a row end a run
 _SETTLING_SECONDS = (0.1, 1.0, 10.0)  # that threads of a failed save are given to end
+_LOOK_SECONDS = 0.05  # between two looks whether this host has failed to save
 _PAUSE_SECONDS = 10.0  # before the last checkpoint of a run is tried again
 
 
@@ -92,9 +93,19 @@ class _Manager(ocp.CheckpointManager):
     hosts could agree on a point that all have passed.
     """
 
+    failure: BaseException | None = None  # of the save that is under way
+
     def reached_preemption(self, step: int) -> bool:
         """Never."""
         return False
+
+    def _wait_for_checkpointers(self) -> None:
+        # In a thread that then waits for the other hosts, whatever happened; and they wait for this one, for an hour.
+        try:
+            super()._wait_for_checkpointers()
+        except BaseException as error:
+            self.failure = error
+            raise
 
 
 class Checkpoints:
@@ -149,7 +160,8 @@ class Checkpoints:
 
         Raises:
           ValueError: the folder holds a later step, so this run did not begin with ``restore``; or it is read_only.
-          Exception: of whatever kind has made ``TRIES`` saves in a row fail; of several hosts, the first one.
+          Exception: of whatever kind has made ``TRIES`` saves in a row fail.
+          ending.Alone: one has failed on this of several hosts.
         """
         if self._read_only:
             raise ValueError(f"step {step} cannot be saved: {self.folder} was opened read_only")
@@ -172,7 +184,7 @@ class Checkpoints:
                 f"{self.folder} holds step {newest}, this is step {step}: restore first, or clear the folder"
             )
         leaves, of_ahead = fingerprints.describe(state), fingerprints.describe(ahead)
-        record = {"meta": dataclasses.asdict(meta), "leaves": leaves, "ahead": of_ahead}
+        record = fingerprints.sealed({"meta": dataclasses.asdict(meta), "leaves": leaves, "ahead": of_ahead})
         items = {"state": ocp.args.StandardSave(state), "record": ocp.args.JsonSave(record)}
         if ahead:
             items["ahead"] = ocp.args.StandardSave(ahead)
@@ -188,18 +200,18 @@ class Checkpoints:
             self._manager.close()  # may raise a second error of that save
         list(self.folder.glob("*"))  # raises where the folder is out of reach; the manager would find it empty
         self._remove_half_written()
+        self._options.cleanup_tmp_directories = False  # would be tried once, while threads of that save may still write
         self._manager, self._is_broken = self._opened(), False
         if self._begun in self._manager.all_steps():
             self._failed = 0  # only an older one could not be deleted
 
     def _remove_half_written(self) -> None:
-        """Not left to the manager, that would try once: threads of the failed save may still write into it."""
         for pause in (*_SETTLING_SECONDS, None):
             try:
                 for half_written in ocp.utils.tmp_checkpoints(self.folder):
                     half_written.get().rmtree()
                 return
-            except OSError:
+            except Exception:  # its type depends on the disk or the bucket
                 if pause is None:
                     raise
                 time.sleep(pause)
@@ -208,12 +220,13 @@ class Checkpoints:
         """Whether ``attempt`` has worked; the error that makes ``limit`` in a row is raised."""
         try:
             attempt()
-        except _NotRestored:
+        except (_NotRestored, ending.Alone):
             raise
         except Exception as error:  # its type depends on the disk or the bucket
             self._failed, self._is_broken = self._failed + 1, True
-            # Of several hosts some may have written their part and be past the barriers that others wait at.
-            if self._failed >= limit or jax.process_count() > 1:
+            if jax.process_count() > 1:  # some may have written their part and be past the barriers that others wait at
+                raise self._alone(error) from error
+            if self._failed >= limit:
                 raise
             logging.error(
                 "a checkpoint was not saved in %s, attempt %d of %d: %s: %s", self.folder, self._failed, TRIES,
@@ -224,10 +237,19 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises what went wrong in the background."""
+        while jax.process_count() > 1 and self._manager.is_saving_in_progress():
+            if self._manager.failure is not None:
+                raise self._alone(self._manager.failure)
+            time.sleep(_LOOK_SECONDS)
         self._manager.wait_until_finished()
 
+    def _alone(self, error: BaseException) -> ending.Alone:
+        return ending.Alone(f"a checkpoint was not saved in {self.folder}: {type(error).__name__}: {error}")
+
     def close(self) -> None:
-        """Waits, then ends the background threads."""
+        """Waits, then ends the background threads; not where they wait for hosts that wait for this one."""
+        if jax.process_count() > 1 and self._manager.failure is not None:
+            return
         try:
             self.wait()
         finally:
@@ -266,10 +288,10 @@ class Checkpoints:
 
     def _read(self, step: int, abstract_state: Tree, meta: Meta) -> Restored:
         # Not by the manager: it ends with a barrier, at which the hosts would wait for one that could not read.
-        record = _attempt(lambda: ocp.JsonCheckpointHandler().restore(self.folder / str(step) / "record"))
-        stored = _attempt(lambda: Meta(**record["meta"]))
-        described = _attempt(lambda: dict(record["leaves"]))
-        of_ahead = _attempt(lambda: dict(record.get("ahead", {})))
+        record = _attempt(
+            lambda: fingerprints.unsealed(ocp.JsonCheckpointHandler().restore(self.folder / str(step) / "record"))
+        )
+        stored, described, of_ahead = Meta(**record["meta"]), record["leaves"], record["ahead"]
         problems = compare_meta(stored, meta) + fingerprints.compare_shapes(described, abstract_state)
         if problems:
             listed = "\n".join(f"  - {problem}" for problem in problems)

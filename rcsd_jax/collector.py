@@ -81,7 +81,7 @@ class Collector:
             experiment.train.samples,
             experiment.prompts.student_lengths,
             mesh,
-            together=experiment.train.sampling_batch,
+            batch=experiment.train.sampling_batch,
         )
         self._analyst = None
         if experiment.teacher.reason_first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import os
@@ -83,8 +84,9 @@ def start(main: Callable[[], Any]) -> None:
         except BaseException as error:
             hosts.leave(error)
             if ending.lost_host(error):
-                traceback.print_exc()
-                os._exit(ending.ABORTED)  # jax would wait for the lost one
+                with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+                    traceback.print_exc()
+                os._exit(ending.ABORTED)  # threads of jax and orbax would wait for the lost one
             if not isinstance(error, (ValueError, OSError)) or logging.get_verbosity() > logging.INFO:
                 raise
             sys.exit(f"error: {error}")

@@ -100,8 +100,17 @@ def _was_asked() -> bool:
         return False
 
 
+class Alone(OSError):
+    """One of several hosts cannot do what the others wait for, nor can it tell them where they wait."""
+
+
 def lost_host(error: BaseException) -> bool:
-    """Whether this is how one host learns that another is gone: a computation of both that cannot go on."""
+    """Whether hosts wait for each other for good: one has learned that another is gone, or cannot follow the others."""
+    before: BaseException | None = error
+    while before is not None:  # what was raised on the way out hides it
+        if isinstance(before, Alone):
+            return True
+        before = before.__context__
     is_of_runtime = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
     return is_of_runtime and jax.process_count() > 1
 

@@ -1,7 +1,9 @@
-"""Fingerprints of arrays: whether what was read back is, bit for bit, what was stored, on whatever mesh."""
+"""Whether what is read back is what was stored: fingerprints of arrays, on whatever mesh, and digests of records."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +40,23 @@ def compare_shapes(described: Mapping[str, Mapping[str, Any]], state: Tree) -> l
         for path in sorted(stored.keys() | wanted.keys())
         if stored.get(path) != wanted.get(path)
     ]
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with a digest of all that is in it."""
+    return record | {"digest": hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}
+
+
+def unsealed(record: dict[str, Any]) -> dict[str, Any]:
+    """What was sealed.
+
+    Raises:
+      ValueError: it is something else now.
+    """
+    inner = {name: value for name, value in record.items() if name != "digest"}
+    if record != sealed(inner):
+        raise ValueError("the record is not what its digest says, or is of an older version, which had none")
+    return inner
 
 
 @jax.jit

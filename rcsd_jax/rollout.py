@@ -25,7 +25,7 @@ class Generator:
       samples: completions a question.
       lengths: the prompt lengths that are compiled; prompts are padded to the next one.
       mesh: where the rows go.
-      together: how many questions a call samples at a time, others wait for their places; 0: all.
+      batch: questions that a call samples at a time, others wait for their places; 0: all.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Generator:
         lengths: Sequence[int],
         mesh: Mesh,
         *,
-        together: int = 0,
+        batch: int = 0,
     ):
         self.tokenizer = model.tokenizer
-        self._lengths, self._mesh, self._together = lengths, mesh, together
+        self._lengths, self._mesh, self._batch = lengths, mesh, batch
         options = {
             "samples": samples,
             "eos_ids": self.tokenizer.eos_ids,
@@ -53,16 +53,18 @@ class Generator:
         )
 
     def __call__(self, variables: Tree, prompts: Sequence[Sequence[int]], ids: Sequence[str], key: Array) -> Rollout:
-        """One rollout; a question's noise is derived from its id, not from its place in the batch.
+        """One rollout, laid out by rows; a question's noise is derived from its id, not from its place in the batch.
 
         It is only dispatched, unless questions wait for places: then the host has them change.
         """
-        if 0 < self._together < len(prompts):
-            pieces = list(self.stream(variables, prompts, ids, key, batch=self._together))
+        if 0 < self._batch < len(prompts):
+            pieces = list(self.stream(variables, prompts, ids, key, batch=self._batch))
             return sharding.place_batch(_in_order(pieces, len(prompts)), self._mesh)
         question_G = np.array([stable_id(name) for name in ids], np.int32)
         batch = place_prompts(prompts, self._lengths, self.tokenizer.pad_id, self._mesh)
-        return self._sampler(variables, batch, key, question_G)
+        rollout = self._sampler(variables, batch, key, question_G)
+        # The layout as it is, in the words of `place_batch`: who takes either compiles for both at once.
+        return jax.device_put(rollout, sharding.batch_sharding(self._mesh))
 
     def stream(
         self, variables: Tree, prompts: Sequence[Sequence[int]], ids: Sequence[str], key: Array, *, batch: int

@@ -412,7 +412,11 @@ def test_what_does_not_fit_comes_with_a_cure():
     assert any("are parameters, optimiser and teacher" in x for x in told)
     assert any("tensor" in x for x in told)  # 4 rows over 4 devices can not be cut into more micro-batches
     told = ahead.cures(subject, ahead.Finding("sample", 1, 1.0, needs=40e9), V5E, {"parameters": 1e9})
-    assert told == ["fewer config.train.sampling_batch, config.train.questions or config.train.samples"]
+    fewer = "fewer config.train.questions or config.train.samples"
+    assert told == ["config.train.sampling_batch below 32, so that questions wait for places", fewer]
+    e = dataclasses.replace(published("rcsd"), train=dataclasses.replace(published("rcsd").train, staleness=1))
+    told = ahead.cures(on_eight(e), ahead.Finding("sample", 1, 1.0, needs=40e9), V5E, {"parameters": 1e9})
+    assert told == [fewer], "nobody waits for what is sampled ahead"
     subject = ahead.subject(published("gpqa"), subject.mesh, "evaluate")
     told = ahead.cures(subject, ahead.Finding("evaluation decode", 1, 1.0, needs=40e9), V5E, {"parameters": 1e9})
     assert told == ["fewer config.evaluation.batch or config.evaluation.samples"]

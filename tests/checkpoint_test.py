@@ -163,11 +163,16 @@ def delete_a_file(folder):
     biggest_file(folder / "2" / "state").unlink()
 
 
+def rename_in_the_record(folder):
+    path = biggest_file(folder / "2" / "record")
+    path.write_text(path.read_text().replace('"ahead"', '"aheae"'))
+
+
 def spoil_the_record(folder):
     biggest_file(folder / "2" / "record").write_text('{"meta": ')
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_one_bit, delete_a_file, spoil_the_record])
+@pytest.mark.parametrize("damage", [truncate, flip_one_bit, delete_a_file, rename_in_the_record, spoil_the_record])
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, damage):
     saved(tmp_path, 1, 2)
     damage(tmp_path)
@@ -366,16 +371,17 @@ def test_threads_of_a_failed_save_may_still_write_while_its_rest_is_removed(tmp_
                 if is_over.is_set():
                     return
                 with contextlib.suppress(OSError):
+                    half.mkdir(parents=True, exist_ok=True)
                     (half / f"late{n}").write_text("")
 
         checkpoints._is_broken = True
         threads = [threading.Thread(target=straggle) for _ in range(4)]
         [thread.start() for thread in threads]
         threading.Timer(0.5, is_over.set).start()
-        checkpoints.save(2, state, Meta(), last=True)
+        checkpoints.save(3, state, Meta(), last=True)
         [thread.join() for thread in threads]
         assert "was not saved" not in caplog.text
-        assert checkpoints.restore(state, Meta()).step == 2
+        assert checkpoints.restore(state, Meta()).step == 3
 
 
 def test_a_folder_that_stays_out_of_reach_ends_the_run(tmp_path, monkeypatch):

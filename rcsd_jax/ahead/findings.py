@@ -20,7 +20,7 @@ from rcsd_jax.types import Tree
 
 # What to have less of where a drawing does not fit.
 FEWER = {
-    "sample": "config.train.sampling_batch, config.train.questions or config.train.samples",
+    "sample": "config.train.questions or config.train.samples",
     "analysis": "config.train.questions",
     "judge": "config.train.questions",
     "evaluation": "config.evaluation.batch or config.evaluation.samples",
@@ -158,6 +158,9 @@ def cures(s: Subject, finding: Finding, chip: Chip, parts: Mapping[str, float]) 
     if drawing in drawings(s):
         if cache_bytes(s, drawing) > chip.memory / 4 and e.model.compute.cache_dtype == "float32":
             found.append("config.model.compute.cache_dtype='bfloat16'")
+        at_a_time = drawings(s)[drawing].questions
+        if drawing == "sample" and not e.train.staleness and at_a_time > sharding.row_parts(s.mesh):
+            found.append(f"config.train.sampling_batch below {at_a_time}, so that questions wait for places")
         found.append(f"fewer {FEWER[drawing]}")
         return found
     if finding.during == "start":

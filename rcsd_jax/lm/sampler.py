@@ -118,7 +118,9 @@ def rollout_of(state: Decoding, prompts: PromptBatch, question_G: Array, pad_id:
         sampling_logp_BC=unrolled(state.drawn.sampling_logp_BC, 0.0),
         finish_B=state.finish_B,
         question_G=question_G,
-        sample_B=jnp.tile(jnp.arange(B // question_G.size, dtype=jnp.int32), question_G.size),
+        sample_B=sharding.constrain(
+            jnp.tile(jnp.arange(B // question_G.size, dtype=jnp.int32), question_G.size), "batch"
+        ),
     )
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import signal
 
 import numpy as np
@@ -14,7 +15,8 @@ from rcsd_jax import metrics
 
 ports = itertools.count(20_000 + os.getpid() % 10_000)
 OF_THE_CLOCK = {"time", "step_seconds"}
-TRAIN = ("-m", "rcsd_jax.train", f"--config={ROOT}/tests/faults/tiny_pod.py:sft")
+STEPS = 12
+TRAIN = ("-m", "rcsd_jax.train", f"--config={ROOT}/tests/faults/tiny_pod.py:ahead")
 
 
 def numbers(folder):
@@ -80,13 +82,13 @@ def test_a_pod_that_is_asked_to_end_and_then_killed_ends_with_the_very_bits_of_o
         os.kill(running[1].process.pid, signal.SIGTERM)
         assert [each.wait() for each in running] == [85, 85], [each.says()[-2000:] for each in running]
     saved = max(int(path.name) for path in (run / "checkpoints").iterdir())
-    assert steps(run) == saved < 30, "all hosts saved the step that they ended at"
+    assert steps(run) == saved < STEPS, "all hosts saved the step that they ended at"
     assert f"step {saved} is saved; the same command goes on" in running[0].says()
     with pod(2, command, tmp_path, port=next(ports)) as running:
-        wait_for(lambda: steps(run) >= saved + 5, running)
+        wait_for(lambda: steps(run) >= saved + 3, running)
         os.kill(running[1].process.pid, signal.SIGKILL)
         assert [each.wait() for each in running] == [134, 137], "one that lost the other is to be started again"
-    assert steps(run) < 30
+    assert steps(run) < STEPS
     with pod(2, command, tmp_path, port=next(ports)) as running:
         assert [each.wait() for each in running] == [0, 0], [each.says()[-2000:] for each in running]
     assert numbers(run) == numbers(whole)
@@ -94,7 +96,7 @@ def test_a_pod_that_is_asked_to_end_and_then_killed_ends_with_the_very_bits_of_o
     assert len(json.loads((run / "env.json").read_text())["earlier"]) == 2
 
 
-@pytest.mark.parametrize("host", [0, 1])
+@pytest.mark.parametrize("host", [0, pytest.param(1, marks=pytest.mark.slow)])  # the others miss it after a minute
 def test_a_host_whose_disk_is_full_ends_the_run_and_nothing_that_was_saved_is_lost(host, whole, tmp_path):
     run = tmp_path / "run"
     command = [*TRAIN, f"--workdir={run}"]
@@ -102,9 +104,8 @@ def test_a_host_whose_disk_is_full_ends_the_run_and_nothing_that_was_saved_is_lo
         wait_for(lambda: steps(run) >= 5, running)
         resource.prlimit(running[host].process.pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
         codes = [each.wait() for each in running]
-    print(codes, [each.says()[-3000:] for each in running])
-    assert 0 not in codes
-    assert steps(run) < 30
+    assert codes == [134, 134], [each.says()[-3000:] for each in running]
+    assert steps(run) < STEPS
     with pod(2, command, tmp_path, port=next(ports)) as running:
         assert [each.wait() for each in running] == [0, 0], [each.says()[-2000:] for each in running]
     assert numbers(run) == numbers(whole)
@@ -112,21 +113,23 @@ def test_a_host_whose_disk_is_full_ends_the_run_and_nothing_that_was_saved_is_lo
 
 
 @pytest.fixture(scope="module")
-def four_then_one(tmp_path_factory):
-    """A run that four processes began and one has ended."""
-    folder = tmp_path_factory.mktemp("four_then_one")
+def four(tmp_path_factory):
+    """A run that four processes began and were asked to end."""
+    folder = tmp_path_factory.mktemp("four")
     run, mesh = folder / "run", [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor")]
     with pod(4, [*TRAIN, f"--workdir={run}", *mesh], folder, port=next(ports)) as running:
         wait_for(lambda: steps(run) >= 2, running)
         os.kill(running[3].process.pid, signal.SIGTERM)
         assert [each.wait() for each in running] == [85] * 4, [each.says()[-2000:] for each in running]
-    with started([[*PYTHON, *TRAIN, f"--workdir={run}"]], folder, devices=8) as [one]:
-        assert one.wait() == 0, one.says()[-3000:]
+    assert steps(run) < STEPS
     return run
 
 
-def test_what_four_processes_began_one_ends_on_another_mesh(whole, four_then_one):
-    close(numbers(four_then_one), numbers(whole))
+def test_what_four_processes_began_one_ends_on_another_mesh(whole, four, tmp_path):
+    run = shutil.copytree(four, tmp_path / "run")
+    with started([[*PYTHON, *TRAIN, f"--workdir={run}", "--config.mesh.tensor=2"]], tmp_path, devices=8) as [one]:
+        assert one.wait() == 0, one.says()[-3000:]
+    close(numbers(run), numbers(whole))
 
 
 @pytest.mark.parametrize(
@@ -140,9 +143,9 @@ def test_what_four_processes_began_one_ends_on_another_mesh(whole, four_then_one
         ),
     ],
 )
-def test_whatever_processes_restore_it_the_state_is_the_same_and_so_are_the_next_batches(four_then_one, tmp_path, hops):
+def test_whatever_processes_restore_it_the_state_is_the_same_and_so_are_the_next_batches(four, tmp_path, hops):
     """Each hop (processes, devices of each, mesh) restores what the one before has saved, and saves it again."""
-    before, batches = four_then_one, []
+    before, batches = four, []
     program = ROOT / "tests" / "faults" / "restored.py"
     for at, (processes, devices, mesh) in enumerate(hops):
         copy = tmp_path / str(at)
@@ -151,7 +154,7 @@ def test_whatever_processes_restore_it_the_state_is_the_same_and_so_are_the_next
             assert [each.wait() for each in running] == [0] * processes, [each.says()[-2000:] for each in running]
             told = [json.loads(each.says().splitlines()[-1]) for each in running]
         assert all(each == told[0] for each in told)
-        assert told[0]["leaves"] == fingerprints(four_then_one)[1] == fingerprints(copy)[1]
+        assert told[0]["leaves"] == fingerprints(four)[1] == fingerprints(copy)[1]
         batches.append(told[0]["batches"])
         before = copy
     assert len(set(map(json.dumps, batches[0]))) == len(batches[0]) > 1, "batches differ from step to step"

@@ -16,18 +16,24 @@ from rcsd_jax import checkpoint, config, fingerprints, hosts, models, sharding, 
 def main():
     hosts.join()
     run, copy = Path(sys.argv[1]), Path(sys.argv[5])
-    e = config.read(tiny_pod.get_config())
+    e = config.read(tiny_pod.get_config("ahead"))
     mesh = sharding.make_mesh(sharding.MeshConfig(*map(int, sys.argv[2:5])))
     with jax.set_mesh(mesh):
-        transformer, tokenizer = models.declared(e.model)
-        source = sources.of(e, models.LanguageModel(transformer, {}, tokenizer), mesh)
+        model = models.of(e, mesh)
+        transformer = model.transformer
+        source = sources.of(e, model, mesh)
         with checkpoint.Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-            step, state, _, ahead = checkpoints.restore(models.abstract_state(e, transformer, mesh), source.meta)
+            step, restored, _, ahead = checkpoints.restore(models.abstract_state(e, transformer, mesh), source.meta)
         with checkpoint.Checkpoints(copy / "checkpoints") as checkpoints:
-            checkpoints.save(step, state, source.meta, ahead=ahead)
+            checkpoints.save(step, restored, source.meta, ahead=ahead)
+        assert ahead
         source.resume(step, ahead)
-        batches = [fingerprints.describe(source.batch(state, t)[0]) for t in range(step, step + 3)]
-        print(json.dumps({"leaves": fingerprints.describe(state), "batches": batches}), flush=True)
+        state = models.whole(restored, model)
+        first, *others = [source.batch(state, t)[0].rollout for t in range(step, step + 3)]
+        # The first was sampled ahead and is what was stored; numbers of the others are rounded as these devices do.
+        batches = [first, *(rollout.completion_BC for rollout in others)]
+        told = {"leaves": fingerprints.describe(restored), "batches": list(map(fingerprints.describe, batches))}
+        print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

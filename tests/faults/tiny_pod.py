@@ -2,22 +2,23 @@
 
 import tiny_pipeline
 
+AHEAD = {"train.staleness": 1, "divergence.importance": "prefix", "divergence.importance_cap": 2.0}
 KINDS = {
     "sft": {"objective": "sft", "train.steps": 30, "train.checkpoint_every": 3},
     "everything": {
+        **AHEAD,  # the second step learns from a rollout that was sampled ahead
         "objective": "distill_grpo",
-        "train.staleness": 1,  # the second step learns from a rollout that was sampled ahead
-        "divergence.importance": "prefix",
-        "divergence.importance_cap": 2.0,
         "evaluation.splits": ("eval",),
         "evaluation.limit": 6,
     },
+    "ahead": {**AHEAD, "train.steps": 12, "train.checkpoint_every": 3},
     "grpo": {
         "objective": "grpo",
         "rubrics.source": "none",
         "train.steps": 6,
         "train.samples": 4,
         "train.updates_per_rollout": 2,
+        "train.sampling_batch": 2,
         "policy.kl_coefficient": 0.001,
         "policy.importance_cap": 2.0,
     },
