@@ -240,6 +240,24 @@ def test_questions_that_wait_for_places_get_the_same_tokens_in_their_order(model
     np.testing.assert_allclose(got.teacher_hidden_BCD, wanted.teacher_hidden_BCD, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(2, 2, 2), (4, 1, 2)])
+def test_rollouts_lie_alike_whether_sampled_at_once_in_turns_or_given_back_to_a_run_that_goes_on(shape):
+    """Else a step would be compiled again for each."""
+    e = experiment(model__science__kv_heads=2, train__questions=8, sampling__max_new_tokens=4)
+    few = dataclasses.replace(e, train=dataclasses.replace(e.train, sampling_batch=4))
+    mesh = sharding.make_mesh(sharding.MeshConfig(*shape))
+    with jax.set_mesh(mesh):
+        model = models.load(e.model, 0, mesh)
+        state = models.initial_state(e, model, mesh)
+        at_once, in_turns = (Collector(each, model, PROBLEMS, GUIDANCE, mesh) for each in (e, few))
+        fresh, refilled = at_once.begin(state, 0), in_turns.begin(state, 0)
+        back = at_once.begun(0, jax.device_get(fresh.seen), None)
+    layouts = [jax.tree.map(lambda x: x.sharding, begun.rollout) for begun in (fresh, refilled, back)]
+    assert layouts[0] == layouts[1] == layouts[2]
+    assert {x.sharding for x in jax.tree.leaves(fresh.rollout)} == {sharding.batch_sharding(mesh)}
+    np.testing.assert_array_equal(fresh.rollout.completion_BC, refilled.rollout.completion_BC)
+
+
 def test_a_contrast_moves_the_logits_away_from_those_of_a_wrong_rubric(model):
     e = teacher("base", contrast=0.5)
     with jax.set_mesh(MESH):
