@@ -37,7 +37,8 @@ is_running() { # the keeper of the run is alive, and is no stranger that got its
 }
 
 is_gone() { # no process of the keeper's group is left but dead ones
-  ! ps -e -o pgid=,stat= | grep -q "^ *$(cat "$run/keeper") [^Z]"
+  local left
+  left="$(ps -e -o pgid=,stat=)" && ! grep -q "^ *$(cat "$run/keeper") [^Z]" <<<"$left"
 }
 
 start() { # COMMAND...

@@ -100,7 +100,7 @@ class _Manager(ocp.CheckpointManager):
         return False
 
     def _wait_for_checkpointers(self) -> None:
-        # In a thread that then waits for the other hosts, whatever happened; and they wait for this one, for an hour.
+        # In a thread that then waits for the other hosts, whatever happened, while they wait for this one.
         try:
             super()._wait_for_checkpointers()
         except BaseException as error:
@@ -225,7 +225,8 @@ class Checkpoints:
         except Exception as error:  # its type depends on the disk or the bucket
             self._failed, self._is_broken = self._failed + 1, True
             if jax.process_count() > 1:  # some may have written their part and be past the barriers that others wait at
-                raise self._alone(error) from error
+                self._manager.failure = error
+                self.wait()
             if self._failed >= limit:
                 raise
             logging.error(
@@ -237,23 +238,26 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises what went wrong in the background."""
-        while jax.process_count() > 1 and self._manager.is_saving_in_progress():
-            if self._manager.failure is not None:
-                raise self._alone(self._manager.failure)
+        while not self._is_alone and jax.process_count() > 1 and self._manager.is_saving_in_progress():
             time.sleep(_LOOK_SECONDS)
+        if self._is_alone:
+            error = self._manager.failure
+            told = f"a checkpoint was not saved in {self.folder}: {type(error).__name__}: {error}"
+            raise ending.Alone(told) from error
         self._manager.wait_until_finished()
 
-    def _alone(self, error: BaseException) -> ending.Alone:
-        return ending.Alone(f"a checkpoint was not saved in {self.folder}: {type(error).__name__}: {error}")
+    @property
+    def _is_alone(self) -> bool:
+        """Whether a save has failed on this of several hosts: whatever waits for the others would wait for good."""
+        return jax.process_count() > 1 and self._manager.failure is not None
 
     def close(self) -> None:
-        """Waits, then ends the background threads; not where they wait for hosts that wait for this one."""
-        if jax.process_count() > 1 and self._manager.failure is not None:
-            return
+        """Waits, then ends the background threads."""
         try:
             self.wait()
         finally:
-            self._manager.close()
+            if not self._is_alone:
+                self._manager.close()
 
     def restore(self, abstract_state: Tree, meta: Meta, *, step: int | None = None) -> Restored | None:
         """The newest sound checkpoint, laid out as ``abstract_state`` says; None where there is none at all.
@@ -291,7 +295,10 @@ class Checkpoints:
         record = _attempt(
             lambda: fingerprints.unsealed(ocp.JsonCheckpointHandler().restore(self.folder / str(step) / "record"))
         )
-        stored, described, of_ahead = Meta(**record["meta"]), record["leaves"], record["ahead"]
+        described, of_ahead = record["leaves"], record["ahead"]
+        if record["meta"].keys() != dataclasses.asdict(meta).keys():
+            raise Mismatch(f"checkpoint {step} of {self.folder} is of another version of rcsd_jax")
+        stored = Meta(**record["meta"])
         problems = compare_meta(stored, meta) + fingerprints.compare_shapes(described, abstract_state)
         if problems:
             listed = "\n".join(f"  - {problem}" for problem in problems)

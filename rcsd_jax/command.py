@@ -82,11 +82,12 @@ def start(main: Callable[[], Any]) -> None:
                 print(ended, file=sys.stderr, flush=True)
             sys.exit(ended.code)
         except BaseException as error:
-            hosts.leave(error)
             if ending.lost_host(error):
                 with contextlib.suppress(OSError):  # the log may lie on the disk that is full
                     traceback.print_exc()
+                    sys.stdout.flush()
                 os._exit(ending.ABORTED)  # threads of jax and orbax would wait for the lost one
+            hosts.leave(error)
             if not isinstance(error, (ValueError, OSError)) or logging.get_verbosity() > logging.INFO:
                 raise
             sys.exit(f"error: {error}")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rcsd_jax import sharding
+from rcsd_jax import checkpoint, ending, sharding
 from rcsd_jax.checkpoint import Checkpoints, Meta, Mismatch, compare_meta
 from rcsd_jax.fingerprints import describe
 from rcsd_jax.types import TrainState
@@ -398,3 +399,47 @@ def test_a_folder_that_stays_out_of_reach_ends_the_run(tmp_path, monkeypatch):
         checkpoints.save(3, state, Meta())
         with pytest.raises(OSError, match="out of reach"):
             checkpoints.save(4, state, Meta())
+
+
+class OneOfTwo:
+    """Jax as a host of two sees it; orbax itself goes on alone."""
+
+    def __getattr__(self, name):
+        return getattr(jax, name)
+
+    def process_count(self):
+        return 2
+
+
+@pytest.mark.parametrize("when", ["before it is written", "while it is waited for", "before another error"])
+def test_of_several_hosts_one_that_cannot_save_waits_for_nobody(when, tmp_path, monkeypatch):
+    failing, others = threading.Event(), threading.Event()
+
+    def full(*_, **__):
+        if threading.current_thread() is not threading.main_thread():
+            failing.wait()
+            raise OSError("no space left")
+
+    def full_at_once(*_, **__):
+        raise OSError("no space left")
+
+    checkpoints = Checkpoints(tmp_path)
+    manager, tracker = checkpoints._manager, checkpoints._manager._save_progress_tracker
+    tell = tracker.set
+    monkeypatch.setattr(checkpoint, "jax", OneOfTwo())
+    if when == "before it is written":
+        monkeypatch.setattr(manager._checkpointer, "save", full_at_once)
+    else:
+        monkeypatch.setattr(manager._checkpointer, "wait_until_finished", full)
+        # The thread that ends a save tells the other hosts, which are not there.
+        monkeypatch.setattr(tracker, "set", lambda value: (value or others.wait(), tell(value)))
+    with pytest.raises(ending.Alone, match="no space left") as raised, checkpoints:
+        checkpoints.save(1, {"x": jnp.arange(5.0)}, Meta())
+        threading.Timer(0.3, failing.set).start()
+        if when == "before another error":
+            failing.wait()
+            while manager.failure is None:
+                time.sleep(0.01)
+            raise ValueError("another")
+    assert ending.lost_host(raised.value)
+    others.set()
