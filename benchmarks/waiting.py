@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,7 +34,8 @@ def measured() -> dict[int, list[float]]:
     """Questions at a time -> tokens a second of each round, without the first, which compiles."""
     transformer = ours.transformer_of(CASE)
     variables = ours.state_of(CASE, transformer, learning.TeacherConfig("live")).variables
-    model, mesh = models.LanguageModel(transformer, {}, Tokenizer()), sharding.make_mesh(devices=jax.devices()[:1])
+    tokenizer: Any = Tokenizer()
+    model, mesh = models.LanguageModel(transformer, {}, tokenizer), sharding.make_mesh(devices=jax.devices()[:1])
     sampling = lm.SamplingConfig(max_new_tokens=CASE.completion)
     prompts = np.asarray(ours.prompts_of(CASE, CASE.prompt).tokens_GP).tolist()
     names, found = [str(question) for question in range(CASE.questions)], {at: [] for at in AT_A_TIME}

@@ -47,14 +47,14 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
     return record | {"digest": hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}
 
 
-def unsealed(record: dict[str, Any]) -> dict[str, Any]:
+def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """What was sealed.
 
     Raises:
       ValueError: it is something else now.
     """
     inner = {name: value for name, value in record.items() if name != "digest"}
-    if record != sealed(inner):
+    if dict(record) != sealed(inner):
         raise ValueError("the record is not what its digest says, or is of an older version, which had none")
     return inner
 

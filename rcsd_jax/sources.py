@@ -186,12 +186,13 @@ class Turns:
     def resume(self, step: int, ahead: Mapping[str, Any]) -> None:
         """Goes on before ``step`` with what ``ahead`` gave there."""
         if ahead:
-            sampled = {
-                name: Rollout(**{**arrays, "prompts": PromptBatch(**arrays["prompts"])})
-                for name, arrays in ahead.items()
-            }
+            sampled = {name: _rollout(**arrays) for name, arrays in ahead.items()}
             t = step // self._settings.updates_per_rollout
             self._ahead = step - 1, self._collector.begun(t, sampled["rollout"], sampled.get("analysis"))
+
+
+def _rollout(prompts: Mapping[str, Any], **arrays: Any) -> Rollout:
+    return Rollout(prompts=PromptBatch(**prompts), **arrays)
 
 
 def _shown(rubric: Any) -> str:
