@@ -146,6 +146,13 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines += ["", "What does not fit, and what would help:", "", *why]
     made = sorted({(x["commit"], x["jax"]) for x in rows})
     lines += ["", *(f"Made by commit {commit}, jax {version}." for commit, version in made)]
+    recounted = [x for x in rows if x.get("sent_counted_by", x["commit"]) != x["commit"]]
+    if recounted:
+        told = [f"{x['slice']} {x['size']} {x['learn']} by {x['sent_counted_by']}" for x in recounted]
+        lines += [
+            "",
+            f"What a train step sends was counted again for {'; '.join(told)}: remove a row, and it is made anew.",
+        ]
     learning = [x for x in rows if x["learn"] == "params" and x["sent"]]
     older = [f"{x['slice']} {x['size']} params" for x in learning if "sent_counted_by" not in x]
     if older:
