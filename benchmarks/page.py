@@ -12,7 +12,8 @@ INTRODUCTION = """# Speed and memory
 
 Written by `python -m benchmarks.run --save=<name>`, `benchmarks.growth`, `benchmarks.overlap` and `benchmarks.waiting`;
 nothing here is typed in by hand.
-Random weights, the same sizes on every side; no completion ends early, but in "Rollouts of uneven lengths". Sides are processes that take turns (A B A B).
+Random weights, the same sizes on every side; no completion ends early, but in "Rollouts of uneven lengths". Sides are
+processes that take turns (A B A B).
 
 - **seconds**: median (least to most) of the rounds; **takes** "2 x ours": median over the rounds of
   this side's time by ours in the same round.
