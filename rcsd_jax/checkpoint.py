@@ -87,13 +87,13 @@ def compare_meta(stored: Meta, wanted: Meta) -> list[str]:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, but that it leaves SIGTERM to ``ending.Pulse``.
+    """Orbax's, but that it leaves SIGTERM to ``ending.Pulse``, and has the ``failure`` of a save when it is known.
 
     Jax counts where the hosts ask whether to end. Orbax would ask with other numbers, from its threads too, so that the
     hosts could agree on a point that all have passed.
     """
 
-    failure: BaseException | None = None  # of the save that is under way
+    failure: BaseException | None = None
 
     def reached_preemption(self, step: int) -> bool:
         """Never."""
