@@ -96,7 +96,8 @@ def test_a_pod_that_is_asked_to_end_and_then_killed_ends_with_the_very_bits_of_o
     assert len(json.loads((run / "env.json").read_text())["earlier"]) == 2
 
 
-@pytest.mark.parametrize("host", [0, pytest.param(1, marks=pytest.mark.slow)])  # the others miss it after a minute
+@pytest.mark.slow
+@pytest.mark.parametrize("host", [0, 1])
 def test_a_host_whose_disk_is_full_ends_the_run_and_nothing_that_was_saved_is_lost(host, whole, tmp_path):
     run = tmp_path / "run"
     command = [*TRAIN, f"--workdir={run}"]
