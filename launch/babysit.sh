@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command again for as long as it ends the way a preempted run does: 85 (it saved and left), 134 (another host
-# died, or this one of several could not save), 137 or 143 (it was killed). The same command in the same workdir continues, so nothing else is needed.
+# died, or this one of several could not save), 137 or 143 (it was killed). The same command in the same workdir
+# continues, so nothing else is needed.
 #
 #   bash launch/babysit.sh python -m rcsd_jax.train --config=configs/rcsd.py --workdir=runs/rcsd
 #
