@@ -18,3 +18,19 @@ def test_a_projection_is_the_float64_product_rounded_once(rows, dtype):
     exact_BTO = np.einsum("bti,oi->bto", np.asarray(x_BTI, np.float64), np.asarray(kernel_OI, np.float64))
     rounding = 2**-8 if dtype == "bfloat16" else 1e-6
     np.testing.assert_allclose(np.asarray(y_BTO, np.float64), exact_BTO, rtol=rounding, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("G", [1, 2])
+def test_a_product_with_a_batch_of_one_is_that_of_its_matrices(G, dtype):
+    rng = np.random.default_rng(G)
+    left, right = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((G, 3, 5, 8), (G, 3, 7, 8)))
+    got = jax.jit(lambda x, y: product("gkmh,gkph->gkmp", "float32", x, y))(left, right)
+    exact = np.einsum("gkmh,gkph->gkmp", np.asarray(left, np.float64), np.asarray(right, np.float64))
+    np.testing.assert_allclose(got, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_a_product_with_a_batch_of_one_multiplies_bfloat16_as_it_stands():
+    left, right = jnp.ones((1, 3, 64, 32), "bfloat16"), jnp.ones((1, 3, 48, 32), "bfloat16")
+    text = jax.jit(lambda x, y: product("gkmh,gkph->gkmp", "float32", x, y)).lower(left, right).compile().as_text()
+    assert "f32[3,64,32]" not in text and "f32[1,3,64,32]" not in text, "XLA:CPU made a float32 copy of an operand"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rcsd_jax import lm, sharding
+from rcsd_jax.lm import plain_attention
 from rcsd_jax.lm.attention import rope_frequencies
 from rcsd_jax.types import PromptBatch
 
@@ -94,6 +95,43 @@ def test_a_query_over_a_cache_sees_its_valid_slots_and_no_others():
     valid_BS = jnp.arange(9)[None, :] < jnp.array([[4], [9]])
     out = jax.jit(lm.attend, static_argnames="causal")(q, k, v, jnp.ones((2, 1), bool), valid_BS, causal=False)
     close(out, naive_attention(q, k, v, valid_BS[:, None, :]))
+
+
+def whole_attention(q, k, v, seen_BTS):
+    """As ``naive_attention``, for autodiff; where a query sees nothing its gradients are left out by the caller."""
+    k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
+    scores = jnp.einsum("btnh,bsnh->bnts", q, k) / math.sqrt(q.shape[-1])
+    weights = jax.nn.softmax(jnp.where(seen_BTS[:, None], scores, -1e30), axis=-1)
+    return jnp.einsum("bnts,bsnh->btnh", weights, v)
+
+
+@pytest.mark.parametrize("chunk", [64, 512])
+@pytest.mark.parametrize(("G", "n", "T", "P"), [(1, 3, 150, 70), (2, 2, 64, 5), (2, 1, 9, 0), (1, 1, 200, 0)])
+def test_gradients_of_attention_are_those_of_the_textbook_formula(G, n, T, P, chunk, monkeypatch):
+    monkeypatch.setattr(plain_attention, "CHUNK", chunk)
+    N, K, B = 6, 2, G * n
+    q, k, v = (jax.random.normal(jax.random.key(i), (B, T, heads, 8)) for i, heads in enumerate((N, K, K)))
+    k_GPKH, v_GPKH = (jax.random.normal(jax.random.key(i), (G, P, K, 8)) for i in (7, 8))
+    segments_BT = jnp.where(jnp.arange(T) < T // 3, 1, 2)[None].repeat(B, axis=0) if P == 0 else jnp.ones((B, T), bool)
+    segments_BT = jnp.where(jnp.arange(T) < T - 2, segments_BT, False)
+    valid_GP = jnp.arange(P)[None, :].repeat(G, axis=0) >= P // 4
+    weight = jax.random.normal(jax.random.key(9), q.shape) * (segments_BT != 0)[:, :, None, None]
+    own_BTT = (segments_BT[:, :, None] == segments_BT[:, None, :]) & np.tril(np.ones((T, T), bool))[None]
+    before_BTP = jnp.broadcast_to(jnp.repeat(valid_GP, n, axis=0)[:, None, :], (B, T, P))
+
+    def plain(q, k, v, *shared):
+        return jnp.sum(weight * lm.attend(q, k, v, segments_BT, prefix=(*shared, valid_GP) if shared else None))
+
+    def textbook(q, k, v, *shared):
+        if shared:
+            k, v = (jnp.concatenate([jnp.repeat(x, n, axis=0), y], axis=1) for x, y in zip(shared, (k, v), strict=True))
+        return jnp.sum(weight * whole_attention(q, k, v, jnp.concatenate([before_BTP, own_BTT], axis=2)))
+
+    arrays = (q, k, v, k_GPKH, v_GPKH) if P else (q, k, v)
+    everything = tuple(range(len(arrays)))
+    got, expected = (jax.jit(jax.grad(function, everything))(*arrays) for function in (plain, textbook))
+    for x, y in zip(got, expected, strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-5)
 
 
 def test_attention_that_sees_nothing_is_finite_in_value_and_gradient():

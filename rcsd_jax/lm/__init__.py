@@ -7,12 +7,13 @@ adapters are off.
 """
 
 from rcsd_jax.lm.architecture import Architecture, Compute, Llama3Rope, LoraConfig
-from rcsd_jax.lm.attention import attend, rotation_of
+from rcsd_jax.lm.attention import rotation_of
 from rcsd_jax.lm.config_json import read_architecture
 from rcsd_jax.lm.continuous import ContinuousSampler
 from rcsd_jax.lm.hub import altered
 from rcsd_jax.lm.huggingface import check_weights, declared, export, fetch, load
 from rcsd_jax.lm.lora import merge
+from rcsd_jax.lm.plain_attention import attend
 from rcsd_jax.lm.sampler import Sampler, cache_lengths, sample
 from rcsd_jax.lm.sampling import SamplingConfig
 from rcsd_jax.lm.scoring import NEVER, hidden_of_completion, logit_at, logits_of, rows_in_cache

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from rcsd_jax import sharding
-from rcsd_jax.lm.attention import Rotation, attend, rotation_of
+from rcsd_jax.lm.attention import Rotation, rotation_of
+from rcsd_jax.lm.plain_attention import attend
 from rcsd_jax.lm.products import product
 from rcsd_jax.lm.sampling import SamplingConfig, draw, row_noise
 from rcsd_jax.lm.scoring import only_tokens, rows_in_cache

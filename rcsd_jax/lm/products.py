@@ -50,8 +50,21 @@ def _kernel_first(spec: str, dtype: str, left: Array, right: Array) -> Array:
 def _einsum(spec: str, dtype: Any, left: Array, right: Array) -> Array:
     # XLA:CPU multiplies bfloat16 as it stands only into float32. Into bfloat16 it would first make float32 copies of
     # both operands, the whole kernel among them: 4 to 7 times slower where rows are few.
-    wide = "float32" if sharding.platform() == "cpu" else dtype
-    return jnp.einsum(spec, left, right, preferred_element_type=wide).astype(dtype)
+    if sharding.platform() != "cpu":
+        return jnp.einsum(spec, left, right, preferred_element_type=dtype)
+    (of_left, of_right), of_result = spec.split("->")[0].split(","), spec.split("->")[1]
+    alone = [i for i in of_left if i in of_right and i in of_result and left.shape[of_left.index(i)] == 1]
+    if alone:  # with a batch of one it would make float32 copies all the same
+        spec = "".join(letter for letter in spec if letter not in alone)
+        left = left.squeeze([of_left.index(i) for i in alone])
+        right = right.squeeze([of_right.index(i) for i in alone])
+    product = jnp.einsum(spec, left, right, preferred_element_type="float32")
+    return jnp.expand_dims(product, [of_result.index(i) for i in alone]).astype(dtype)
+
+
+def settled(x: Array) -> Array:
+    """The same array, computed once and as a whole on CPUs, where XLA would work it out anew inside of its users."""
+    return jax.lax.optimization_barrier(x) if sharding.platform() == "cpu" else x
 
 
 def _forward(spec: str, dtype: str, left: Array, right: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -64,11 +77,6 @@ def _backward(spec: str, dtype: str, operands: tuple[Array, Array], gradient: Ar
     (of_left, of_right), of_result = spec.split("->")[0].split(","), spec.split("->")[1]
     gradient = gradient.astype(left.dtype)
     to_left = _einsum(f"{of_result},{of_right}->{of_left}", left.dtype, gradient, right)
-    if right.ndim == 2 and right.shape[0] > right.shape[1]:
-        # XLA:CPU transposes the first operand, and works out inside that copy, element by element, whatever the operand
-        # is made of. For a kernel [out, in] that widens, let it be the narrow input, not the gradient of an activation.
-        swapped = f"{of_left},{of_result}->{of_right[::-1]}"
-        return to_left, _einsum(swapped, right.dtype, left, gradient).T
     straight = f"{of_result},{of_left}->{of_right}"
     return to_left, _einsum(straight, right.dtype, gradient, left)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from rcsd_jax import sharding
 from rcsd_jax.lm.architecture import Architecture, Compute, LoraConfig
 from rcsd_jax.lm.attention import Rotation, attention, rotate, rotation_of
+from rcsd_jax.lm.elementwise import swiglu
 from rcsd_jax.lm.weights import Linear, Norm, Table, project
 from rcsd_jax.types import Array, Tree
 
@@ -78,24 +79,26 @@ class Block(nn.Module):
         x_BTD = x_BTD + self.o_proj(attended_BTX)
         h_BTD = self.post_attention_norm(x_BTD)
         gate_BTF, up_BTF = self._projected(h_BTD, self.gate_proj, self.up_proj)
-        x_BTD = x_BTD + self.down_proj(nn.silu(gate_BTF) * up_BTF)
+        x_BTD = x_BTD + self.down_proj(swiglu(gate_BTF, up_BTF))
         return sharding.constrain(x_BTD, *self.stream)
 
     def __call__(self, x_BTD: Array, rotation: Rotation, segments_BT: Array) -> tuple[Array, None]:
         """One layer over whole rows; the None is for ``nn.scan``."""
+        x_BTD = x_BTD.astype(self.compute.dtype)
         q, k, v = self.project_qkv(x_BTD, rotation)
-        return self.finish(x_BTD, attention(self._attention, q, k, v, segments_BT)), None
+        return _kept(self.finish(x_BTD, attention(self._attention, q, k, v, segments_BT))), None
 
     def with_prefix(
         self, x: tuple[Array, Array], rotations: tuple[Rotation, Rotation], valid: tuple[Array, Array]
     ) -> tuple[tuple[Array, Array], None]:
         """One layer over prompts [G, P, D] and the completions [B, C, D] that continue them."""
-        (x_GPD, x_BCD), (of_prompts, of_completions), (valid_GP, valid_BC) = x, rotations, valid
+        x_GPD, x_BCD = (x.astype(self.compute.dtype) for x in x)
+        (of_prompts, of_completions), (valid_GP, valid_BC) = rotations, valid
         q, k, v = self.project_qkv(x_GPD, of_prompts)
         q_own, k_own, v_own = self.project_qkv(x_BCD, of_completions)
         x_GPD = self.finish(x_GPD, attention(self._attention, q, k, v, valid_GP))
         own = attention(self._attention, q_own, k_own, v_own, valid_BC, prefix=(k, v, valid_GP))
-        return (x_GPD, self.finish(x_BCD, own)), None
+        return _kept((x_GPD, self.finish(x_BCD, own))), None
 
     @property
     def _attention(self) -> str:
@@ -162,8 +165,9 @@ class Transformer(nn.Module):
         return self.final_norm(x_BTD)
 
     def _through_layers(self, method: str, x: Tree, rotations: Tree, segments: Tree) -> Tree:
+        x = _kept(x)
         if self.compute.scan_layers or self.is_initializing():
-            return getattr(self.layers, method)(x, rotations, segments)[0]
+            return self._computed(getattr(self.layers, method)(x, rotations, segments)[0])
         block = Block(self.architecture, self.compute, self.lora, parent=None)
 
         def layer(weights: Tree, x: Tree) -> Tree:
@@ -173,7 +177,18 @@ class Transformer(nn.Module):
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.compute.remat])
         for index in range(self.architecture.layers):
             x = layer(layer_variables(self.variables, index), x)
-        return x
+        return self._computed(x)
+
+    def _computed(self, x: Tree) -> Tree:
+        return jax.tree.map(lambda x: x.astype(self.compute.dtype), x)
+
+
+def _kept(x: Tree) -> Tree:
+    """What goes from layer to layer, and is kept for the backward pass.
+
+    Float32 on a CPU, where XLA would copy the inputs of all layers for every layer, if they were bfloat16.
+    """
+    return jax.tree.map(lambda x: x.astype(jnp.float32), x) if sharding.platform() == "cpu" else x
 
 
 def _stacked_block(layers: int, remat: str) -> type[nn.Module]:

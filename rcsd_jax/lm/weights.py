@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from rcsd_jax import sharding
 from rcsd_jax.lm.architecture import Compute, LoraConfig
+from rcsd_jax.lm.elementwise import rms_norm
 from rcsd_jax.lm.products import gathered_products, product
 from rcsd_jax.types import Array
 
@@ -99,10 +100,7 @@ class Norm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """The same shape; scaled after the cast, as in Hugging Face."""
         scale = self.param("scale", _declared(nn.initializers.ones, (None,)), (self.width,), self.compute.param_dtype)
-        x32 = x.astype(jnp.float32)
-        x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
-        dtype = self.compute.dtype
-        return x32.astype(dtype) * jnp.expand_dims(scale.astype(dtype), tuple(range(x.ndim - 1)))
+        return rms_norm(x.astype(self.compute.dtype), scale, self.eps)
 
 
 class Table(nn.Module):
