@@ -28,9 +28,3 @@ def test_a_product_with_a_batch_of_one_is_that_of_its_matrices(G, dtype):
     got = jax.jit(lambda x, y: product("gkmh,gkph->gkmp", "float32", x, y))(left, right)
     exact = np.einsum("gkmh,gkph->gkmp", np.asarray(left, np.float64), np.asarray(right, np.float64))
     np.testing.assert_allclose(got, exact, rtol=1e-5, atol=1e-5)
-
-
-def test_a_product_with_a_batch_of_one_multiplies_bfloat16_as_it_stands():
-    left, right = jnp.ones((1, 3, 64, 32), "bfloat16"), jnp.ones((1, 3, 48, 32), "bfloat16")
-    text = jax.jit(lambda x, y: product("gkmh,gkph->gkmp", "float32", x, y)).lower(left, right).compile().as_text()
-    assert "f32[3,64,32]" not in text and "f32[1,3,64,32]" not in text, "XLA:CPU made a float32 copy of an operand"

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -106,17 +107,24 @@ def whole_attention(q, k, v, seen_BTS):
 
 
 @pytest.mark.parametrize("chunk", [64, 512])
-@pytest.mark.parametrize(("G", "n", "T", "P"), [(1, 3, 150, 70), (2, 2, 64, 5), (2, 1, 9, 0), (1, 1, 200, 0)])
-def test_gradients_of_attention_are_those_of_the_textbook_formula(G, n, T, P, chunk, monkeypatch):
+@pytest.mark.parametrize(
+    ("G", "n", "T", "P", "K"),
+    [(1, 3, 150, 70, 2), (2, 2, 64, 5, 2), (2, 1, 9, 0, 2), (1, 1, 200, 0, 1), (1, 1, 65, 3, 1)],
+)
+@pytest.mark.parametrize("padded", ["left", "right"])
+def test_gradients_of_attention_are_those_of_the_textbook_formula(G, n, T, P, K, chunk, padded, monkeypatch):
     monkeypatch.setattr(plain_attention, "CHUNK", chunk)
-    N, K, B = 6, 2, G * n
+    monkeypatch.setattr(plain_attention, "MOST_CHUNKS", 3)
+    N, B = 6, G * n
     q, k, v = (jax.random.normal(jax.random.key(i), (B, T, heads, 8)) for i, heads in enumerate((N, K, K)))
     k_GPKH, v_GPKH = (jax.random.normal(jax.random.key(i), (G, P, K, 8)) for i in (7, 8))
-    segments_BT = jnp.where(jnp.arange(T) < T // 3, 1, 2)[None].repeat(B, axis=0) if P == 0 else jnp.ones((B, T), bool)
-    segments_BT = jnp.where(jnp.arange(T) < T - 2, segments_BT, False)
-    valid_GP = jnp.arange(P)[None, :].repeat(G, axis=0) >= P // 4
+    real_T = jnp.arange(T) >= 2 if padded == "left" else jnp.arange(T) < T - 2
+    several_T = jnp.where(jnp.arange(T) % 50 == 20, 0, 1 + jnp.arange(T) // 50)  # with padding between them
+    segments_BT = (real_T if P else several_T * real_T)[None].repeat(B, axis=0)
+    valid_GP = jnp.arange(P)[None, :].repeat(G, axis=0) >= P // 4 + 10 * jnp.arange(G)[:, None]  # one has no prompt
     weight = jax.random.normal(jax.random.key(9), q.shape) * (segments_BT != 0)[:, :, None, None]
     own_BTT = (segments_BT[:, :, None] == segments_BT[:, None, :]) & np.tril(np.ones((T, T), bool))[None]
+    own_BTT &= (segments_BT != 0)[:, None, :]
     before_BTP = jnp.broadcast_to(jnp.repeat(valid_GP, n, axis=0)[:, None, :], (B, T, P))
 
     def plain(q, k, v, *shared):
@@ -132,6 +140,50 @@ def test_gradients_of_attention_are_those_of_the_textbook_formula(G, n, T, P, ch
     got, expected = (jax.jit(jax.grad(function, everything))(*arrays) for function in (plain, textbook))
     for x, y in zip(got, expected, strict=True):
         np.testing.assert_allclose(x, y, atol=2e-5)
+
+
+@pytest.mark.parametrize("offset", [0, 3, 10])
+def test_gradients_of_attention_in_bfloat16_are_near_those_in_float32_whatever_values_have_in_common(offset):
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 150, n, 32)) for i, n in enumerate((4, 2, 2)))
+    k_GPKH, v_GPKH = (jax.random.normal(jax.random.key(i), (1, 70, 2, 32)) for i in (7, 8))
+    weight = jax.random.normal(jax.random.key(9), q.shape)
+    arrays = [x.astype("bfloat16") for x in (q, k, v + offset, k_GPKH, v_GPKH + offset)]
+
+    def total(arrays):
+        *own, k_GPKH, v_GPKH = arrays
+        prefix = k_GPKH, v_GPKH, jnp.ones((1, 70), bool)
+        return jnp.sum(weight * lm.attend(*own, jnp.ones((2, 150), bool), prefix=prefix))
+
+    got = jax.jit(jax.grad(total))(arrays)
+    expected = jax.jit(jax.grad(total))([x.astype("float32") for x in arrays])
+    for x, y in zip(got, expected, strict=True):
+        assert np.linalg.norm(np.asarray(x, np.float32) - y) < (0.005 + 0.0035 * offset) * np.linalg.norm(y)
+
+
+def test_queries_that_see_nothing_teach_nothing_to_queries_and_keys():
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 70, n, 6)) for i, n in enumerate((4, 2, 2)))
+    segments_BT = (jnp.arange(70) >= 10)[None].repeat(2, axis=0)
+    real = segments_BT[:, :, None, None]
+
+    def gradients(weight):
+        return jax.jit(jax.grad(lambda q, k: jnp.sum(weight * lm.attend(q, k, v, segments_BT)), (0, 1)))(q, k)
+
+    for x, y in zip(gradients(jnp.ones(q.shape)), gradients(jnp.ones(q.shape) * real), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_attention_in_bfloat16_multiplies_bfloat16_on_a_cpu():
+    q, k, v = (jnp.ones((4, 128, n, 64), "bfloat16") for n in (6, 2, 2))
+    shared = jnp.ones((1, 96, 2, 64), "bfloat16")
+
+    def total(q, k, v, shared):
+        prefix = shared, shared, jnp.ones((1, 96), bool)
+        return jnp.sum(lm.attend(q, k, v, jnp.ones((4, 128), bool), prefix=prefix).astype("float32"))
+
+    text = jax.jit(jax.grad(total, (0, 1, 2, 3))).lower(q, k, v, shared).compile().as_text()
+    made = dict(re.findall(r"^\s*(?:ROOT )?(%[\w.-]+) = (\w+)\[", text, re.MULTILINE))
+    operands = [made[name] for pair in re.findall(r" dot\((%[\w.-]+), (%[\w.-]+)\)", text) for name in pair]
+    assert operands and set(operands) == {"bf16"}
 
 
 def test_attention_that_sees_nothing_is_finite_in_value_and_gradient():
@@ -229,6 +281,16 @@ def value_and_gradient(transformer):
         return jnp.sum(jnp.sin(rows)) + jnp.sum(jnp.cos(shared))
 
     return jax.jit(jax.value_and_grad(loss))(variables)
+
+
+def test_a_bfloat16_model_on_a_cpu_copies_no_stack_of_layer_inputs():
+    transformer, variables = build(dataclasses.replace(SMALL, layers=5), dtype="bfloat16", remat="full")
+    tokens = jnp.ones((2, 7), jnp.int32)
+    loss = jax.jit(
+        jax.grad(lambda variables: transformer.apply(variables, tokens, tokens, tokens).sum().astype("float32"))
+    )
+    text = loss.lower(variables).compile().as_text()
+    assert f"f32[5,2,7,{SMALL.width}]" in text and f"bf16[5,2,7,{SMALL.width}]" not in text
 
 
 @pytest.mark.parametrize("tensor", [1, 2])

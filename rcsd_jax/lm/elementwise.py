@@ -1,6 +1,6 @@
-"""What lies between the products of a layer, worked out in float32 and rounded once, in the backward pass too.
+"""What lies between the products of a layer, worked out in float32, in the backward pass too.
 
-Autodiff would round to the compute dtype after every operation, which costs XLA:CPU most of the time.
+Autodiff of the same in the compute dtype would round after every operation, which costs XLA:CPU most of the time.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rcsd_jax import sharding
+from rcsd_jax.lm.kernels import Prefix
 from rcsd_jax.lm.products import product, settled
 from rcsd_jax.types import Array
 
@@ -20,8 +21,6 @@ CHUNK, CHUNK_OF_ACCELERATORS, MOST_CHUNKS = 64, 512, 16
 # Finite, so that a row that sees nothing (padding) becomes a plain mean and not NaN.
 UNSEEN = -1e30
 
-Prefix = tuple[Array, Array, Array]  # k_GKPH, v_GKPH, valid_GP
-
 
 def attend(
     q_BTNH: Array,
@@ -31,7 +30,7 @@ def attend(
     key_segments_BS: Array | None = None,
     *,
     causal: bool = True,
-    prefix: tuple[Array, Array, Array] | None = None,
+    prefix: Prefix | None = None,
 ) -> Array:
     """Scaled dot-product attention with grouped queries; softmax in float32.
 
@@ -92,10 +91,11 @@ def _forward(
     key_segments_BS: Array,
     prefix: Prefix | None,
 ) -> tuple[Array, tuple[Any, ...]]:
-    parts, T = [], q_BKRTH.shape[3]
+    parts, T, column_T = [], q_BKRTH.shape[3], jnp.arange(q_BKRTH.shape[3])
     for start in range(0, T, _chunk(T)):
         rows, keys = slice(start, start + _chunk(T)), slice(0, start + _chunk(T))
-        seen_BTS = _seen(segments_BT, key_segments_BS, rows, keys)
+        in_order_TS = column_T[None, keys] <= column_T[rows, None]
+        seen_BTS = _same(segments_BT[:, rows], key_segments_BS[:, keys]) & in_order_TS[None]
         parts.append(_of_chunk(q_BKRTH[:, :, :, rows], k_BKSH[:, :, keys], v_BKSH[:, :, keys], seen_BTS, prefix))
     out_BKRTH, *softmax = (x[0] if len(x) == 1 else jnp.concatenate(x, axis=3) for x in zip(*parts, strict=True))
     return out_BKRTH, (q_BKRTH, k_BKSH, v_BKSH, segments_BT, key_segments_BS, prefix, out_BKRTH, *softmax)
@@ -104,9 +104,11 @@ def _forward(
 def _backward(residuals: tuple[Any, ...], gradient_BKRTH: Array) -> tuple[Any, ...]:
     q_BKRTH, k_BKSH, v_BKSH, segments_BT, key_segments_BS, prefix, out_BKRTH, highest_BKRT1, total_BKRT1 = residuals
     # The weights of a softmax are exp(score - highest) / total: the division is done here, in what they meet.
-    gradient_BKRTH = gradient_BKRTH.astype(jnp.float32) / total_BKRT1
-    mean_BKRT1 = jnp.sum(gradient_BKRTH * out_BKRTH.astype(jnp.float32), axis=-1, keepdims=True)
-    rows = q_BKRTH, gradient_BKRTH.astype(q_BKRTH.dtype), highest_BKRT1, mean_BKRT1
+    gradient_BKRTH = (gradient_BKRTH.astype(jnp.float32) / total_BKRT1).astype(q_BKRTH.dtype)
+    # The mean of the gradients by the weights, over the softmax. Of the gradient as the products see it, since only the
+    # distance from the mean counts.
+    mean_BKRT1 = jnp.sum(gradient_BKRTH.astype(jnp.float32) * out_BKRTH.astype(jnp.float32), axis=-1, keepdims=True)
+    rows = q_BKRTH, gradient_BKRTH, highest_BKRT1, mean_BKRT1
     # L is a block of columns, of all rows. Stats are laid out here: a loop takes its arguments as they stand, where
     # XLA:CPU would turn them around anew for every score.
     rows_L = [_blocks(x_BKRTX, 3, _chunk(q_BKRTH.shape[3])) for x_BKRTX in rows]
@@ -134,7 +136,8 @@ def _through_own(
         seen_BSM = _same(of_rows_LBM[i], of_keys_LBS[j]).swapaxes(1, 2)
         seen_BSM &= (column_S[:, None] + j * chunk <= column_M[None, :] + i * chunk)[None]
         more = _of_keys([x[i] for x in rows_LBKMX], tuple(x[j] for x in keys_L), seen_BSM[:, None])
-        return tuple(x.at[n].add(y) for x, n, y in zip(gradients, (i, j, j), more, strict=True)), None
+        added = zip(gradients, (i, j, j), more, strict=True)
+        return tuple(jax.lax.dynamic_update_index_in_dim(x, x[n] + y, n, 0) for x, n, y in added), None
 
     nothing = tuple(jnp.zeros(x.shape, jnp.float32) for x in (rows_LBKMX[0], keys_L[0], keys_L[2]))
     later, earlier = np.tril_indices(L)
@@ -188,7 +191,7 @@ def _of_chunk(
 
 def _weigh(spec: str, scores: Array, highest: Array, values: Array) -> tuple[Array, Array]:
     """A softmax before its division: sum of exp(scores - highest), and the values weighed with it."""
-    weights = settled(jnp.exp(scores - highest))
+    weights = settled(jnp.exp(scores - jax.lax.stop_gradient(highest)))
     return jnp.sum(weights, axis=-1, keepdims=True), product(spec, "float32", weights.astype(values.dtype), values)
 
 
@@ -196,7 +199,8 @@ def _of_keys(rows: Sequence[Array], keys: tuple[Array, ...], seen_X1SM: Array) -
     """Gradients [X, K, M, H] of queries through some keys, and [X, K, S, H] of the keys and values; in float32.
 
     Args:
-      rows: queries and what comes back for them, [X, K, M, H]; their highest score and ``mean``, [X, K, M, 1].
+      rows: queries, and the gradient of what they get over the total of their softmax, [X, K, M, H]; their highest
+        score, and the mean over their softmax of the gradient by its weights, [X, K, M, 1].
       keys: keys [X, K, S, H], the same transposed, and values.
       seen_X1SM: which query sees which key.
     """
@@ -207,7 +211,7 @@ def _of_keys(rows: Sequence[Array], keys: tuple[Array, ...], seen_X1SM: Array) -
     scores_XKSM = product("xksh,xkmh->xksm", "float32", k_XKSH, q_XKMH) * scale
     weights_XKSM = settled(jnp.exp(jnp.where(seen_X1SM, scores_XKSM, UNSEEN) - highest_XK1M))
     to_weights_XKSM = product("xksh,xkmh->xksm", "float32", v_XKSH, gradient_XKMH)
-    to_scores_XKSM = (weights_XKSM * (to_weights_XKSM - mean_XK1M)).astype(q_XKMH.dtype)
+    to_scores_XKSM = jnp.where(seen_X1SM, weights_XKSM * (to_weights_XKSM - mean_XK1M), 0).astype(q_XKMH.dtype)
     to_v_XKSH = product("xksm,xkmh->xksh", "float32", weights_XKSM.astype(q_XKMH.dtype), gradient_XKMH)
     to_k_XKSH = product("xksm,xkmh->xksh", "float32", to_scores_XKSM, q_XKMH) * scale
     to_q_XKHM = product("xkhs,xksm->xkhm", "float32", k_XKHS, to_scores_XKSM) * scale
@@ -215,21 +219,15 @@ def _of_keys(rows: Sequence[Array], keys: tuple[Array, ...], seen_X1SM: Array) -
 
 
 def _chunk(length: int) -> int:
-    least = CHUNK if sharding.platform() == "cpu" else CHUNK_OF_ACCELERATORS
-    return min(length, max(least, -(-length // MOST_CHUNKS)))
+    """Columns of a chunk: chunks are alike, but for rounding."""
+    columns = CHUNK if sharding.platform() == "cpu" else CHUNK_OF_ACCELERATORS
+    return -(-length // min(MOST_CHUNKS, -(-length // columns)))
 
 
 def _blocks(x: Array, axis: int, size: int) -> Array:
     """Cut along an axis into blocks, the first axis of the result; padded with zeros to whole blocks."""
     x = jnp.pad(x, [(0, -x.shape[i] % size if i == axis else 0) for i in range(x.ndim)])
     return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, size, *x.shape[axis + 1 :]), axis, 0)
-
-
-def _seen(segments_BT: Array, key_segments_BS: Array, rows: slice, keys: slice) -> Array:
-    """Which of some queries see which of some keys, [B, T, S], by segments and in causal order."""
-    T, S = segments_BT.shape[1], key_segments_BS.shape[1]
-    in_order_TS = jnp.arange(S)[None, keys] <= jnp.arange(T)[rows, None]
-    return _same(segments_BT[:, rows], key_segments_BS[:, keys]) & in_order_TS[None]
 
 
 def _same(segments_BT: Array, key_segments_BS: Array) -> Array:

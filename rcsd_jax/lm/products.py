@@ -54,12 +54,12 @@ def _einsum(spec: str, dtype: Any, left: Array, right: Array) -> Array:
         return jnp.einsum(spec, left, right, preferred_element_type=dtype)
     (of_left, of_right), of_result = spec.split("->")[0].split(","), spec.split("->")[1]
     alone = [i for i in of_left if i in of_right and i in of_result and left.shape[of_left.index(i)] == 1]
-    if alone:  # with a batch of one it would make float32 copies all the same
+    if alone:  # with a batch of one it makes float32 copies all the same, of what was transposed before
         spec = "".join(letter for letter in spec if letter not in alone)
         left = left.squeeze([of_left.index(i) for i in alone])
         right = right.squeeze([of_right.index(i) for i in alone])
-    product = jnp.einsum(spec, left, right, preferred_element_type="float32")
-    return jnp.expand_dims(product, [of_result.index(i) for i in alone]).astype(dtype)
+    result = jnp.einsum(spec, left, right, preferred_element_type="float32")
+    return jnp.expand_dims(result, [of_result.index(i) for i in alone]).astype(dtype)
 
 
 def settled(x: Array) -> Array:

@@ -92,7 +92,7 @@ class Block(nn.Module):
         self, x: tuple[Array, Array], rotations: tuple[Rotation, Rotation], valid: tuple[Array, Array]
     ) -> tuple[tuple[Array, Array], None]:
         """One layer over prompts [G, P, D] and the completions [B, C, D] that continue them."""
-        x_GPD, x_BCD = (x.astype(self.compute.dtype) for x in x)
+        x_GPD, x_BCD = (rows.astype(self.compute.dtype) for rows in x)
         (of_prompts, of_completions), (valid_GP, valid_BC) = rotations, valid
         q, k, v = self.project_qkv(x_GPD, of_prompts)
         q_own, k_own, v_own = self.project_qkv(x_BCD, of_completions)
@@ -165,26 +165,25 @@ class Transformer(nn.Module):
         return self.final_norm(x_BTD)
 
     def _through_layers(self, method: str, x: Tree, rotations: Tree, segments: Tree) -> Tree:
-        x = _kept(x)
         if self.compute.scan_layers or self.is_initializing():
-            return self._computed(getattr(self.layers, method)(x, rotations, segments)[0])
+            return self._computed(getattr(self.layers, method)(_kept(x), rotations, segments)[0])
         block = Block(self.architecture, self.compute, self.lora, parent=None)
 
         def layer(weights: Tree, x: Tree) -> Tree:
-            return block.apply(weights, x, rotations, segments, method=method)[0]
+            return self._computed(block.apply(weights, x, rotations, segments, method=method)[0])
 
         if self.compute.remat != "none":
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.compute.remat])
         for index in range(self.architecture.layers):
             x = layer(layer_variables(self.variables, index), x)
-        return self._computed(x)
+        return x
 
     def _computed(self, x: Tree) -> Tree:
         return jax.tree.map(lambda x: x.astype(self.compute.dtype), x)
 
 
 def _kept(x: Tree) -> Tree:
-    """What goes from layer to layer, and is kept for the backward pass.
+    """What goes from layer to layer of a scan, and is kept for its backward pass.
 
     Float32 on a CPU, where XLA would copy the inputs of all layers for every layer, if they were bfloat16.
     """
