@@ -77,6 +77,12 @@ def _backward(spec: str, dtype: str, operands: tuple[Array, Array], gradient: Ar
     (of_left, of_right), of_result = spec.split("->")[0].split(","), spec.split("->")[1]
     gradient = gradient.astype(left.dtype)
     to_left = _einsum(f"{of_result},{of_right}->{of_left}", left.dtype, gradient, right)
+    if right.ndim == 2 and right.shape[0] > right.shape[1] and right.dtype == jnp.float32:
+        # XLA:CPU transposes the first operand, and works out inside that copy, element by element, whatever the operand
+        # is made of. For a kernel [out, in] that widens, let it be the narrow input, not the gradient of an activation.
+        # In bfloat16 it is the transposed gradient of the kernel that costs more.
+        swapped = f"{of_left},{of_result}->{of_right[::-1]}"
+        return to_left, _einsum(swapped, right.dtype, left, gradient).T
     straight = f"{of_result},{of_left}->{of_right}"
     return to_left, _einsum(straight, right.dtype, gradient, left)
 
