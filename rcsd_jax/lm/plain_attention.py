@@ -67,22 +67,6 @@ def attend(
     return out_BKRTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
-@jax.custom_vjp
-def _causal(
-    q_BKRTH: Array,
-    k_BKSH: Array,
-    v_BKSH: Array,
-    segments_BT: Array,
-    key_segments_BS: Array,
-    prefix: Prefix | None,
-) -> Array:
-    """Scores are never all in memory: the backward pass forms them again, from what a softmax leaves of a row.
-
-    That is how FlashAttention does it (Dao et al. 2022, arXiv 2205.14135, section 3.1 and algorithm 4).
-    """
-    return _forward(q_BKRTH, k_BKSH, v_BKSH, segments_BT, key_segments_BS, prefix)[0]
-
-
 def _forward(
     q_BKRTH: Array,
     k_BKSH: Array,
@@ -102,6 +86,10 @@ def _forward(
 
 
 def _backward(residuals: tuple[Any, ...], gradient_BKRTH: Array) -> tuple[Any, ...]:
+    """Scores are never all in memory: they are formed again, from what a softmax leaves of a row.
+
+    That is how FlashAttention does it (Dao et al. 2022, arXiv 2205.14135, section 3.1 and algorithm 4).
+    """
     q_BKRTH, k_BKSH, v_BKSH, segments_BT, key_segments_BS, prefix, out_BKRTH, highest_BKRT1, total_BKRT1 = residuals
     # The weights of a softmax are exp(score - highest) / total: the division is done here, in what they meet.
     gradient_BKRTH = (gradient_BKRTH.astype(jnp.float32) / total_BKRT1).astype(q_BKRTH.dtype)
@@ -109,8 +97,8 @@ def _backward(residuals: tuple[Any, ...], gradient_BKRTH: Array) -> tuple[Any, .
     # distance from the mean counts.
     mean_BKRT1 = jnp.sum(gradient_BKRTH.astype(jnp.float32) * out_BKRTH.astype(jnp.float32), axis=-1, keepdims=True)
     rows = q_BKRTH, gradient_BKRTH, highest_BKRT1, mean_BKRT1
-    # L is a block of columns, of all rows. Stats are laid out here: a loop takes its arguments as they stand, where
-    # XLA:CPU would turn them around anew for every score.
+    # L is a block of columns, of all rows. Cut before the loops: they take their arguments as they stand, where
+    # XLA:CPU would turn these around anew for every score.
     rows_L = [_blocks(x_BKRTX, 3, _chunk(q_BKRTH.shape[3])) for x_BKRTX in rows]
     to_q_LBKRTH, *to_own = _through_own(rows_L, k_BKSH, v_BKSH, segments_BT, key_segments_BS)
     to_prefix = None
@@ -163,6 +151,7 @@ def _through_prefix(rows_L: Sequence[Array], prefix: Prefix) -> tuple[Array, tup
     return to_q_LBKRTH, (to_k_GKPH.astype(k_GKPH.dtype), to_v_GKPH.astype(v_GKPH.dtype), None)
 
 
+_causal = jax.custom_vjp(lambda *arguments: _forward(*arguments)[0])
 _causal.defvjp(_forward, _backward)
 
 
