@@ -73,7 +73,7 @@ class Case:
     param_dtype: str = "float32"
     lora: int = 0
     micro_batches: int = 1
-    remat: str = "full"
+    remat: str = "attention"
 
     @property
     def rows(self) -> int:

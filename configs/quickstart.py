@@ -38,7 +38,7 @@ def common():
     common.prompts.teacher_lengths = (56, 112)
     common.sampling.max_new_tokens = 48
     common.train.update(questions=64, samples=1, checkpoint_every=60)
-    common.model.compute.remat = "full"  # on a CPU writing activations costs more than computing them again
+    common.model.compute.remat = "dots"
     common.optimizer.update(schedule="linear", warmup_steps=5, b2=0.95, max_grad_norm=1.0)
     common.evaluation.update(splits=("eval", "transfer"), samples=4, batch=160, tolerance=1e-6)
     common.evaluation.sampling.max_new_tokens = 48

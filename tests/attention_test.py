@@ -170,11 +170,11 @@ def test_the_work_inside_of_a_kernel_is_read_from_its_scope_and_told_to_be_missi
     assert (cost.flops, cost.unread) == (0.0, {"mha_dq_x.1"})
 
 
-def step_on(topology):
+def step_on(topology, remat):
     """A train step with lengths that splash takes, on eight devices of a TPU slice that is not here."""
     raw = config.default()
     raw.model.science.update(width=64, layers=3, heads=4, kv_heads=2, head_width=64, mlp_width=128)
-    raw.model.compute.update(remat="full", attention="splash", dtype="bfloat16")
+    raw.model.compute.update(remat=remat, attention="splash", dtype="bfloat16")
     raw.prompts.update(student_lengths=(128,), teacher_lengths=(128,))
     raw.sampling.update(max_new_tokens=256)
     raw.train.update(questions=8, samples=2)
@@ -184,15 +184,16 @@ def step_on(topology):
 
 
 @pytest.mark.skipif(not HAS_TPU_COMPILER, reason="no TPU compiler here: pip install -r requirements-tpu.txt")
-def test_the_train_step_with_splash_compiles_for_a_tpu_and_the_work_of_its_kernels_is_counted():
-    subject, step = step_on("v5e:2x4")
+@pytest.mark.parametrize("remat, forwards", [("full", 2), ("attention", 1)])
+def test_the_train_step_with_splash_compiles_for_a_tpu_and_the_work_of_its_kernels_is_counted(remat, forwards):
+    subject, step = step_on("v5e:2x4", remat)
     with jax.set_mesh(subject.mesh):
         text = step.jitted.lower(*step.arguments).compile().as_text()
     assert all(f"splash_mha_{name}_segmented" in text for name in ("fwd", "dq", "dkv"))
     cost, without = (ahead.Program(x).cost() for x in (text, text.replace("product_of_", "")))
     a, G, B, P, T, block = subject.transformer.architecture, 8, 16, 128, 256, 128
     pairs = G * P * (P + block) / 2 + B * (T * P + T * (T + block) / 2)
-    products = 2 + 2 + 3 + 4  # forward, once more in the backward pass, gradients of queries, and of keys and values
+    products = 2 * forwards + 3 + 4  # forward, perhaps once more; gradients of queries, and of keys and values
     expected = a.layers * products * 2 * a.heads * a.head_width * pairs / 8
     assert math.isclose(cost.flops - without.flops, expected) and not cost.unread
     assert without.unread, "a kernel that does not say what it does is told"

@@ -259,8 +259,8 @@ def test_padding_on_the_left_changes_nothing():
     close(run(transformer, variables, padded, segments, positions)[:, 4:], run(transformer, variables, tokens))
 
 
-@pytest.mark.parametrize("compute", [{"scan_layers": False}, {"remat": "full"}, {"remat": "dots"},
-                                     {"remat": "full", "scan_layers": False}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("compute", [{"scan_layers": False}, {"remat": "full"}, {"remat": "attention"},
+                                     {"remat": "dots"}, {"remat": "full", "scan_layers": False}], ids=str)  # fmt: skip
 def test_scan_and_remat_change_neither_value_nor_gradient(compute):
     plain, _ = build(lora=lm.LoraConfig(rank=3, targets=("q", "down")))
     other = lm.Transformer(SMALL, lm.Compute(**compute), plain.lora)
@@ -310,10 +310,10 @@ def test_remat_trades_memory_for_work(tensor):
             compiled = jax.jit(jax.grad(total)).lower(variables, tokens_BT, tokens_BT, tokens_BT).compile()
         return compiled.memory_analysis().temp_size_in_bytes, compiled.cost_analysis()["flops"]
 
-    costs = {remat: cost(remat) for remat in ("none", "dots", "full")}
+    costs = {remat: cost(remat) for remat in ("none", "dots", "attention", "full")}
     memory, work = ({remat: cost[i] for remat, cost in costs.items()} for i in (0, 1))
-    assert memory["full"] < memory["dots"] < memory["none"], f"{memory=}"
-    assert work["none"] < work["dots"] < work["full"], f"{work=}"
+    assert memory["full"] < memory["attention"] < memory["dots"] < memory["none"], f"{memory=}"
+    assert work["none"] < work["dots"] < work["attention"] < work["full"], f"{work=}"
 
 
 @pytest.mark.parametrize("samples", [1, 3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 FAMILIES = ("qwen3", "qwen2", "llama")
-REMAT = ("none", "full", "dots")
+REMAT = ("none", "dots", "attention", "full")
 ATTENTION = ("auto", "plain", "splash", "cudnn")
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -80,10 +80,12 @@ class Compute:
 
     ``dtype`` is that of activations, ``param_dtype`` that of the stored weights (adapters are always float32: they
     learn). ``remat`` says what the backward pass computes again: "none" keeps everything but attention's scores, "dots"
-    keeps the outputs of the weight multiplications, "full" keeps only the input of each layer. ``scan_layers`` compiles
-    one layer for all. ``cache_dtype`` is that of the keys and values that the sampler keeps ("same": ``dtype``).
-    ``attention`` says who computes it in scoring and training: "splash" (a kernel for TPUs), "cudnn" (GPUs), "plain",
-    or "auto": the kernel of the platform where shapes suit it, else "plain". The sampler's is always plain.
+    keeps the outputs of the weight multiplications and of attention, "attention" those of attention and the input of
+    each layer, "full" only the latter. (What cuDNN computes is computed again in all but "none".) ``scan_layers``
+    compiles one layer for all. ``cache_dtype`` is that of the keys and values that the sampler keeps ("same":
+    ``dtype``). ``attention`` says who computes it in scoring and training: "splash" (a kernel for TPUs), "cudnn"
+    (GPUs), "plain", or "auto": the kernel of the platform where shapes suit it, else "plain". The sampler's is always
+    plain.
 
     Raises:
       ValueError: a name that is not one of those.

@@ -21,6 +21,8 @@ from rcsd_jax.types import Array
 
 Prefix = tuple[Array, Array, Array]  # k_GPKH, v_GPKH, valid_GP
 
+# The name by which a rematerialisation policy knows what attention's backward pass needs of its forward pass.
+ATTENDED = "attended"
 # Splash works on so many queries times so many keys at once, the largest of these that divides all lengths; smaller
 # ones leave the matrix unit idle.
 BLOCKS = (512, 256, 128)
@@ -180,6 +182,7 @@ def _splash_kernel(queries: int, keys: int, heads: int, block: int, interpret: b
         block_sizes=pallas_splash.BlockSizes(**sizes),
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=ATTENDED,
         interpret=interpret,
     )
 

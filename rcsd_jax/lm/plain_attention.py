@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from rcsd_jax import sharding
-from rcsd_jax.lm.kernels import Prefix
+from rcsd_jax.lm.kernels import ATTENDED, Prefix
 from rcsd_jax.lm.products import product, settled
 from rcsd_jax.types import Array
 
@@ -81,7 +82,8 @@ def _forward(
         in_order_TS = column_T[None, keys] <= column_T[rows, None]
         seen_BTS = _same(segments_BT[:, rows], key_segments_BS[:, keys]) & in_order_TS[None]
         parts.append(_of_chunk(q_BKRTH[:, :, :, rows], k_BKSH[:, :, keys], v_BKSH[:, :, keys], seen_BTS, prefix))
-    out_BKRTH, *softmax = (x[0] if len(x) == 1 else jnp.concatenate(x, axis=3) for x in zip(*parts, strict=True))
+    whole = (x[0] if len(x) == 1 else jnp.concatenate(x, axis=3) for x in zip(*parts, strict=True))
+    out_BKRTH, *softmax = (checkpoint_name(x, ATTENDED) for x in whole)
     return out_BKRTH, (q_BKRTH, k_BKSH, v_BKSH, segments_BT, key_segments_BS, prefix, out_BKRTH, *softmax)
 
 

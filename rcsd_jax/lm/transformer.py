@@ -13,12 +13,19 @@ from rcsd_jax import sharding
 from rcsd_jax.lm.architecture import Architecture, Compute, LoraConfig
 from rcsd_jax.lm.attention import Rotation, attention, rotate, rotation_of
 from rcsd_jax.lm.elementwise import swiglu
+from rcsd_jax.lm.kernels import ATTENDED
 from rcsd_jax.lm.weights import Linear, Norm, Table, project
 from rcsd_jax.types import Array, Tree
 
 # Logical axes of what goes from layer to layer: rows stay on their devices, and weights are gathered for them.
 ROWS = ("batch", "length", None)
-REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+ATTENTION_KEPT = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+PRODUCTS_KEPT = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+REMAT_POLICIES = {
+    "full": None,
+    "attention": ATTENTION_KEPT,
+    "dots": jax.checkpoint_policies.save_from_both_policies(PRODUCTS_KEPT, ATTENTION_KEPT),
+}
 
 
 class Block(nn.Module):
