@@ -21,7 +21,7 @@ from rcsd_jax import learning, sharding
 from rcsd_jax.types import Tree
 
 TEACHER = learning.TeacherConfig("live")
-BASE = Case(QWEN_06B, questions=4, samples=8, prompt=256, teacher_prompt=512, completion=512)
+BASE = Case(QWEN_06B, questions=4, samples=8, prompt=256, teacher_prompt=512, completion=512, remat="full")
 KINDS = {"state": "weights and moments", "batch": "batch with the teacher's states", "temporary": "temporary"}
 
 
@@ -125,10 +125,11 @@ def section(found: list[Point]) -> str:
         "![memory and operations against every size](speed/growth.svg)",
         "",
         f"`python -m benchmarks.growth`, commit {machine.commit()}, jax {jax.__version__}. From abstract shapes: what"
-        " XLA would allocate on a CPU for the train step (a live teacher, remat full), and the operations of the matrix"
-        " products of a step. All curves but the last go through Qwen3-0.6B's shape in bfloat16 over float32 weights:"
-        f" {m.layers} layers, {m.vocab_size:,} words, {BASE.questions} questions of {BASE.samples} completions, prompts"
-        f" of {BASE.prompt}, teacher prompts of {BASE.teacher_prompt}, completions of {BASE.completion} tokens.",
+        f" XLA would allocate on a CPU for the train step (a live teacher, remat {BASE.remat}), and the operations of"
+        " the matrix products of a step. All curves but the last go through Qwen3-0.6B's shape in bfloat16 over"
+        f" float32 weights: {m.layers} layers, {m.vocab_size:,} words, {BASE.questions} questions of {BASE.samples}"
+        f" completions, prompts of {BASE.prompt}, teacher prompts of {BASE.teacher_prompt}, completions of"
+        f" {BASE.completion} tokens.",
         "",
         f"| axis | at | {' | '.join(f'{kind}, GiB' for kind in KINDS)} | sample, TFLOP | score | train |",
         "|---|---|---|---|---|---|---|---|",

@@ -38,7 +38,7 @@ def common():
     common.prompts.teacher_lengths = (56, 112)
     common.sampling.max_new_tokens = 48
     common.train.update(questions=64, samples=1, checkpoint_every=60)
-    common.model.compute.remat = "dots"
+    common.model.compute.remat = "dots"  # on a CPU a gradient takes a seventh less than with "full", "none" is slower
     common.optimizer.update(schedule="linear", warmup_steps=5, b2=0.95, max_grad_norm=1.0)
     common.evaluation.update(splits=("eval", "transfer"), samples=4, batch=160, tolerance=1e-6)
     common.evaluation.sampling.max_new_tokens = 48

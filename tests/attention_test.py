@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 
 from rcsd_jax import ahead, config, dry_run, lm, sharding
 from rcsd_jax.lm import attention, kernels
@@ -15,6 +16,7 @@ from rcsd_jax.lm import attention, kernels
 HAS_TPU_COMPILER = importlib.util.find_spec("libtpu") is not None
 SPLASH = functools.partial(kernels.splash, interpret=True)
 CUDNN = functools.partial(kernels.cudnn, implementation="xla")
+KEPT = functools.partial(jax.checkpoint, policy=kernels.attention_kept)  # in the backward pass only the rest is again
 
 
 def rows(B, T, heads=4, kv_heads=2, width=16):
@@ -55,13 +57,15 @@ def test_kernels_over_a_shared_prefix_give_the_plain_numbers_and_gradients_on_a_
     valid_GP = jnp.arange(P)[None, :] >= lengths(G, P) - 1  # left-padded
     valid_BT = jnp.arange(T)[None, :] < lengths(B, T)
     with jax.set_mesh(sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=2, tensor=2))):
-        assert_plain_numbers([SPLASH, CUDNN], *rows(B, T), valid_BT, (k_GPKH, v_GPKH, valid_GP))
+        assert_plain_numbers(
+            [SPLASH, KEPT(SPLASH), KEPT(lm.attend), CUDNN], *rows(B, T), valid_BT, (k_GPKH, v_GPKH, valid_GP)
+        )
 
 
-def test_splash_over_packed_rows_gives_the_plain_numbers_and_gradients():
+def test_attention_over_packed_rows_gives_the_plain_numbers_and_gradients():
     T = 384  # three blocks: two of them no query of the first sees
     segments_BT = jnp.stack([jnp.arange(T) // 60 + 1, jnp.where(jnp.arange(T) < 200, 1, 0)])
-    assert_plain_numbers([SPLASH], *rows(2, T, heads=2, kv_heads=1), segments_BT)
+    assert_plain_numbers([SPLASH, KEPT(SPLASH), KEPT(lm.attend)], *rows(2, T, heads=2, kv_heads=1), segments_BT)
 
 
 def test_cudnn_is_given_rows_without_left_padding_whatever_rows_there_are():
@@ -75,13 +79,22 @@ def test_cudnn_is_given_rows_without_left_padding_whatever_rows_there_are():
     assert not np.any(nothing), "rows without a valid token are 0"
 
 
-def test_cudnn_lowers_for_a_gpu_that_is_not_here():
-    def total(q, k, v):
-        return jnp.sum(kernels.cudnn(q, k, v, jnp.ones((2, 128), bool), (k, v, jnp.ones((2, 128), bool))))
+def total_of_cudnn(q, k, v):
+    return jnp.sum(kernels.cudnn(q, k, v, jnp.ones((2, 128), bool), (k, v, jnp.ones((2, 128), bool))))
 
+
+@pytest.mark.parametrize("policy, forwards", [(None, 2), (kernels.attention_kept, 1)])
+def test_a_policy_that_keeps_attention_keeps_what_cudnn_computed(policy, forwards, monkeypatch):
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)  # tracing needs no more of it
+    arrays = [x.astype("bfloat16") for x in rows(2, 128)]
+    text = str(jax.make_jaxpr(jax.grad(jax.checkpoint(total_of_cudnn, policy=policy)))(*arrays))
+    assert text.count(f"{kernels.CUDNN_FORWARD}[") == forwards
+
+
+def test_cudnn_lowers_for_a_gpu_that_is_not_here():
     arrays = [x.astype("bfloat16") for x in rows(2, 128)]
     try:
-        text = jax.jit(jax.grad(total)).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+        text = jax.jit(jax.grad(total_of_cudnn)).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
     except RuntimeError as error:
         pytest.skip(f"{error}: it comes with jax[cuda]")
     assert "__cudnn$fmhaSoftmaxBackward" in text and "PADDING_CAUSAL" in text
@@ -184,7 +197,7 @@ def step_on(topology, remat):
 
 
 @pytest.mark.skipif(not HAS_TPU_COMPILER, reason="no TPU compiler here: pip install -r requirements-tpu.txt")
-@pytest.mark.parametrize("remat, forwards", [("full", 2), ("attention", 1)])
+@pytest.mark.parametrize("remat, forwards", [("full", 2), ("attention", 1), ("dots", 1)])
 def test_the_train_step_with_splash_compiles_for_a_tpu_and_the_work_of_its_kernels_is_counted(remat, forwards):
     subject, step = step_on("v5e:2x4", remat)
     with jax.set_mesh(subject.mesh):

@@ -79,13 +79,12 @@ class Compute:
     """How a model is run; no field changes what it computes, but for rounding.
 
     ``dtype`` is that of activations, ``param_dtype`` that of the stored weights (adapters are always float32: they
-    learn). ``remat`` says what the backward pass computes again: "none" keeps everything but attention's scores, "dots"
-    keeps the outputs of the weight multiplications and of attention, "attention" those of attention and the input of
-    each layer, "full" only the latter. (What cuDNN computes is computed again in all but "none".) ``scan_layers``
-    compiles one layer for all. ``cache_dtype`` is that of the keys and values that the sampler keeps ("same":
-    ``dtype``). ``attention`` says who computes it in scoring and training: "splash" (a kernel for TPUs), "cudnn"
-    (GPUs), "plain", or "auto": the kernel of the platform where shapes suit it, else "plain". The sampler's is always
-    plain.
+    learn). ``remat`` says what is kept of a layer for the backward pass, which computes the rest again: "none" keeps
+    everything but attention's scores, "dots" the outputs of the weight multiplications and of attention, "attention"
+    the output of attention and the input of the layer, "full" the input of the layer. ``scan_layers`` compiles one
+    layer for all. ``cache_dtype`` is that of the keys and values that the sampler keeps ("same": ``dtype``).
+    ``attention`` says who computes it in scoring and training: "splash" (a kernel for TPUs), "cudnn" (GPUs), "plain",
+    or "auto": the kernel of the platform where shapes suit it, else "plain". The sampler's is always plain.
 
     Raises:
       ValueError: a name that is not one of those.

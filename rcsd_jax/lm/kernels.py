@@ -21,8 +21,10 @@ from rcsd_jax.types import Array
 
 Prefix = tuple[Array, Array, Array]  # k_GPKH, v_GPKH, valid_GP
 
-# The name by which a rematerialisation policy knows what attention's backward pass needs of its forward pass.
+# How a rematerialisation policy knows what attention's backward pass needs of its forward pass: by this name, or, since
+# jax gives cuDNN's results none, by the primitive that makes them.
 ATTENDED = "attended"
+CUDNN_FORWARD = "dot_product_attention_fwd_wrapper"
 # Splash works on so many queries times so many keys at once, the largest of these that divides all lengths; smaller
 # ones leave the matrix unit idle.
 BLOCKS = (512, 256, 128)
@@ -162,6 +164,12 @@ def cudnn(
         return jnp.where(valid_BT[:, :, None, None], _roll(attended_BSNH, -first_B)[:, P:], 0)
 
     return _on_devices(local, q_BTNH, k_BTKH, v_BTKH, valid_BT, prefix)
+
+
+def attention_kept(primitive: Any, *operands: Any, **parameters: Any) -> bool:
+    """The policy, for ``jax.checkpoint``, that keeps attention's results, whoever computes it, and nothing else."""
+    named = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+    return primitive.name == CUDNN_FORWARD or named(primitive, *operands, **parameters)
 
 
 def scope(flops: float) -> str:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rcsd_jax import sharding
-from rcsd_jax.types import Array
+from rcsd_jax.types import Array, Tree
 
 # Rows of a step of decoding, not of a training batch.
 FEW = 64
@@ -65,6 +65,14 @@ def _einsum(spec: str, dtype: Any, left: Array, right: Array) -> Array:
 def settled(x: Array) -> Array:
     """The same array, computed once and as a whole on CPUs, where XLA would work it out anew inside of its users."""
     return jax.lax.optimization_barrier(x) if sharding.platform() == "cpu" else x
+
+
+def kept(x: Tree) -> Tree:
+    """What a scan keeps of its steps for the backward pass, in the dtype in which it is kept best.
+
+    Float32 on a CPU, where XLA would copy what it has of all steps at every step, if it were bfloat16.
+    """
+    return jax.tree.map(lambda x: x.astype(jnp.float32), x) if sharding.platform() == "cpu" else x
 
 
 def _forward(spec: str, dtype: str, left: Array, right: Array) -> tuple[Array, tuple[Array, Array]]:

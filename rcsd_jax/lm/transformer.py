@@ -13,18 +13,18 @@ from rcsd_jax import sharding
 from rcsd_jax.lm.architecture import Architecture, Compute, LoraConfig
 from rcsd_jax.lm.attention import Rotation, attention, rotate, rotation_of
 from rcsd_jax.lm.elementwise import swiglu
-from rcsd_jax.lm.kernels import ATTENDED
+from rcsd_jax.lm.kernels import attention_kept
+from rcsd_jax.lm.products import kept
 from rcsd_jax.lm.weights import Linear, Norm, Table, project
 from rcsd_jax.types import Array, Tree
 
 # Logical axes of what goes from layer to layer: rows stay on their devices, and weights are gathered for them.
 ROWS = ("batch", "length", None)
-ATTENTION_KEPT = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 PRODUCTS_KEPT = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.save_from_both_policies(PRODUCTS_KEPT, attention_kept),
+    "attention": attention_kept,
     "full": None,
-    "attention": ATTENTION_KEPT,
-    "dots": jax.checkpoint_policies.save_from_both_policies(PRODUCTS_KEPT, ATTENTION_KEPT),
 }
 
 
@@ -93,7 +93,7 @@ class Block(nn.Module):
         """One layer over whole rows; the None is for ``nn.scan``."""
         x_BTD = x_BTD.astype(self.compute.dtype)
         q, k, v = self.project_qkv(x_BTD, rotation)
-        return _kept(self.finish(x_BTD, attention(self._attention, q, k, v, segments_BT))), None
+        return kept(self.finish(x_BTD, attention(self._attention, q, k, v, segments_BT))), None
 
     def with_prefix(
         self, x: tuple[Array, Array], rotations: tuple[Rotation, Rotation], valid: tuple[Array, Array]
@@ -105,7 +105,7 @@ class Block(nn.Module):
         q_own, k_own, v_own = self.project_qkv(x_BCD, of_completions)
         x_GPD = self.finish(x_GPD, attention(self._attention, q, k, v, valid_GP))
         own = attention(self._attention, q_own, k_own, v_own, valid_BC, prefix=(k, v, valid_GP))
-        return _kept((x_GPD, self.finish(x_BCD, own))), None
+        return kept((x_GPD, self.finish(x_BCD, own))), None
 
     @property
     def _attention(self) -> str:
@@ -173,7 +173,7 @@ class Transformer(nn.Module):
 
     def _through_layers(self, method: str, x: Tree, rotations: Tree, segments: Tree) -> Tree:
         if self.compute.scan_layers or self.is_initializing():
-            return self._computed(getattr(self.layers, method)(_kept(x), rotations, segments)[0])
+            return self._computed(getattr(self.layers, method)(kept(x), rotations, segments)[0])
         block = Block(self.architecture, self.compute, self.lora, parent=None)
 
         def layer(weights: Tree, x: Tree) -> Tree:
@@ -187,14 +187,6 @@ class Transformer(nn.Module):
 
     def _computed(self, x: Tree) -> Tree:
         return jax.tree.map(lambda x: x.astype(self.compute.dtype), x)
-
-
-def _kept(x: Tree) -> Tree:
-    """What goes from layer to layer of a scan, and is kept for its backward pass.
-
-    Float32 on a CPU, where XLA would copy the inputs of all layers for every layer, if they were bfloat16.
-    """
-    return jax.tree.map(lambda x: x.astype(jnp.float32), x) if sharding.platform() == "cpu" else x
 
 
 def _stacked_block(layers: int, remat: str) -> type[nn.Module]:
