@@ -60,7 +60,7 @@ class Case:
       param_dtype: of the stored weights; bfloat16 only where they do not learn.
       lora: rank of the adapters that learn; 0: all weights learn.
       micro_batches: parts of the train step.
-      remat: what the backward pass computes again (``lm.Compute``); peers keep what they keep by default.
+      remat: what is kept for the backward pass (``lm.Compute``); peers keep what they keep by default.
     """
 
     model: Model

@@ -21,7 +21,8 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from rcsd_jax import config, hosts
+from rcsd_jax import config, hosts, sharding
+from rcsd_jax.lm import cpu
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "grain", "numpy")
 # What else decides which program a host compiles: a collective of two different ones hangs.
@@ -39,6 +40,7 @@ def facts(experiment: config.Experiment) -> dict[str, Any]:
         "packages": packages(),
         "python": platform.python_version(),
         "code": _hash_of(sorted(Path(__file__).parent.rglob("*.py"))),
+        "processor": {"matrix unit": cpu.has_matrix_unit()} if sharding.platform() == "cpu" else {},
         "environment": {name: os.environ.get(name) for name in _VARIABLES},
         "files": {path: _contents(epath.Path(path)) for path in sorted(paths)},
     }

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src.cudnn import fused_attention_stablehlo
 
 from rcsd_jax import ahead, config, dry_run, lm, sharding
 from rcsd_jax.lm import attention, kernels
@@ -16,7 +15,7 @@ from rcsd_jax.lm import attention, kernels
 HAS_TPU_COMPILER = importlib.util.find_spec("libtpu") is not None
 SPLASH = functools.partial(kernels.splash, interpret=True)
 CUDNN = functools.partial(kernels.cudnn, implementation="xla")
-KEPT = functools.partial(jax.checkpoint, policy=kernels.attention_kept)  # in the backward pass only the rest is again
+KEPT = functools.partial(jax.checkpoint, policy=attention.attention_kept)  # the rest is computed again
 
 
 def rows(B, T, heads=4, kv_heads=2, width=16):
@@ -83,9 +82,10 @@ def total_of_cudnn(q, k, v):
     return jnp.sum(kernels.cudnn(q, k, v, jnp.ones((2, 128), bool), (k, v, jnp.ones((2, 128), bool))))
 
 
-@pytest.mark.parametrize("policy, forwards", [(None, 2), (kernels.attention_kept, 1)])
+@pytest.mark.parametrize("policy, forwards", [(None, 2), (attention.attention_kept, 1)])
 def test_a_policy_that_keeps_attention_keeps_what_cudnn_computed(policy, forwards, monkeypatch):
-    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)  # tracing needs no more of it
+    version = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
+    monkeypatch.setattr(version, lambda: 91000)  # tracing needs no more of a GPU
     arrays = [x.astype("bfloat16") for x in rows(2, 128)]
     text = str(jax.make_jaxpr(jax.grad(jax.checkpoint(total_of_cudnn, policy=policy)))(*arrays))
     assert text.count(f"{kernels.CUDNN_FORWARD}[") == forwards

@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rcsd_jax.lm import products
-from rcsd_jax.lm.products import FEW, FULL, product
+from rcsd_jax.lm import cpu
+from rcsd_jax.lm.products import FEW, TOO_FEW, product
 
 
 @pytest.mark.parametrize("has_unit", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("rows", [1, 2, FULL, FEW, FEW + 1])
+@pytest.mark.parametrize("rows", [1, 2, TOO_FEW + 1, FEW, FEW + 1])
 def test_a_projection_is_the_float64_product_rounded_once(rows, dtype, has_unit, monkeypatch):
-    monkeypatch.setattr(products, "_has_matrix_unit", lambda: has_unit)
+    monkeypatch.setattr(cpu, "has_matrix_unit", lambda: has_unit)
     rng = np.random.default_rng(rows)
     x_BTI, kernel_OI = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((rows, 1, 24), (40, 24)))
     y_BTO = jax.jit(lambda x, kernel: product("bti,oi->bto", dtype, x, kernel))(x_BTI, kernel_OI)

@@ -297,6 +297,8 @@ def test_a_bfloat16_model_on_a_cpu_copies_no_stack_of_what_layers_keep(remat):
     )
     text = loss.lower(variables).compile().as_text()
     assert f"f32[5,2,7,{SMALL.width}]" in text and "bf16[5,2," not in text
+    # The output of attention, [B, K, R, T, H], of every layer.
+    assert (f"f32[5,2,{SMALL.kv_heads},{SMALL.heads // SMALL.kv_heads},7," in text) == (remat != "full")
 
 
 @pytest.mark.parametrize("tensor", [1, 2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 FAMILIES = ("qwen3", "qwen2", "llama")
-REMAT = ("none", "dots", "attention", "full")
+REMAT = ("none", "dots", "attention", "full")  # from most memory to most work
 ATTENTION = ("auto", "plain", "splash", "cudnn")
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +106,17 @@ def choose(wanted: str, platform: str, sizes: kernels.Sizes, capability: float =
         f"config.model.compute.attention is {wanted!r}: {obstacle}; give 'auto', which then takes 'plain', or lengths "
         "and a mesh that fit"
     )
+
+
+def attention_kept(primitive: Any, *operands: Any, **parameters: Any) -> bool:
+    """The policy, for ``jax.checkpoint``, that keeps attention's results, whoever computes it, and nothing else.
+
+    Of cuDNN they have columns for the prefix too, as the kernel does.
+    """
+    return primitive.name == kernels.CUDNN_FORWARD or _IS_NAMED(primitive, *operands, **parameters)
+
+
+_IS_NAMED = jax.checkpoint_policies.save_only_these_names(kernels.ATTENDED)
 
 
 def _capability() -> float:

@@ -166,12 +166,6 @@ def cudnn(
     return _on_devices(local, q_BTNH, k_BTKH, v_BTKH, valid_BT, prefix)
 
 
-def attention_kept(primitive: Any, *operands: Any, **parameters: Any) -> bool:
-    """The policy, for ``jax.checkpoint``, that keeps attention's results, whoever computes it, and nothing else."""
-    named = jax.checkpoint_policies.save_only_these_names(ATTENDED)
-    return primitive.name == CUDNN_FORWARD or named(primitive, *operands, **parameters)
-
-
 def scope(flops: float) -> str:
     """A name that tells what no compiler sees in a kernel: operations of one of its matrix products, on one device."""
     return f"product_of_{flops:.0f}"

@@ -11,8 +11,9 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from rcsd_jax import sharding
+from rcsd_jax.lm.cpu import settled, widened
 from rcsd_jax.lm.kernels import ATTENDED, Prefix
-from rcsd_jax.lm.products import kept, product, settled
+from rcsd_jax.lm.products import product
 from rcsd_jax.types import Array
 
 # Queries are taken in chunks, so that a chunk can leave out the keys after it. Chunks of 64 were fastest on CPU; an
@@ -83,7 +84,7 @@ def _forward(
         seen_BTS = _same(segments_BT[:, rows], key_segments_BS[:, keys]) & in_order_TS[None]
         parts.append(_of_chunk(q_BKRTH[:, :, :, rows], k_BKSH[:, :, keys], v_BKSH[:, :, keys], seen_BTS, prefix))
     whole = (x[0] if len(x) == 1 else jnp.concatenate(x, axis=3) for x in zip(*parts, strict=True))
-    out_BKRTH, *softmax = (checkpoint_name(kept(x), ATTENDED) for x in whole)
+    out_BKRTH, *softmax = (checkpoint_name(widened(x), ATTENDED) for x in whole)
     out_BKRTH = out_BKRTH.astype(q_BKRTH.dtype)
     return out_BKRTH, (q_BKRTH, k_BKSH, v_BKSH, segments_BT, key_segments_BS, prefix, out_BKRTH, *softmax)
 

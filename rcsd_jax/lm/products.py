@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rcsd_jax import sharding
-from rcsd_jax.types import Array, Tree
+from rcsd_jax.lm import cpu
+from rcsd_jax.types import Array
 
 # Up to FEW rows are those of a step of decoding, not of a training batch, and multiply faster on a CPU as the second
-# operand. Not in bfloat16 without a matrix unit, if they are fewer than FULL: XLA fills them up. (In this order 8 rows
-# took 1.4 times as long on an EPYC with AVX512-BF16, and half as long on a Xeon with AMX.)
-FEW, FULL = 64, 32
+# operand; not TOO_FEW in bfloat16 without a matrix unit, which XLA pads to whole registers. (In this order 8 rows took
+# 1.4 times as long on an EPYC with AVX512-BF16, 32 rows 0.8, and on a Xeon with AMX 8 rows half as long.)
+FEW, TOO_FEW = 64, 31
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -42,16 +42,9 @@ def _of_few_rows(spec: str, dtype: str, left: Array, right: Array) -> Array:
     """The product of few rows and a kernel [out, in], in the order that XLA:CPU works out faster."""
     if left.size == right.shape[1]:  # a single row would be 15 times slower than two, in bfloat16
         return _of_few_rows(spec, dtype, jnp.concatenate([left, left]), right)[:1]
-    if left.dtype == jnp.float32 or left.size >= FULL * right.shape[1] or _has_matrix_unit():
+    if left.dtype == jnp.float32 or left.size > TOO_FEW * right.shape[1] or cpu.has_matrix_unit():
         return _kernel_first(spec, dtype, left, right)
     return _einsum(spec, dtype, left, right)
-
-
-@cache
-def _has_matrix_unit() -> bool:
-    """Whether this processor multiplies bfloat16 in tiles (Intel's AMX); only Linux tells."""
-    told = Path("/proc/cpuinfo")
-    return told.exists() and "amx_bf16" in told.read_text()
 
 
 def _kernel_first(spec: str, dtype: str, left: Array, right: Array) -> Array:
@@ -76,19 +69,6 @@ def _einsum(spec: str, dtype: Any, left: Array, right: Array) -> Array:
         right = right.squeeze([of_right.index(i) for i in alone])
     result = jnp.einsum(spec, left, right, preferred_element_type="float32")
     return jnp.expand_dims(result, [of_result.index(i) for i in alone]).astype(dtype)
-
-
-def settled(x: Array) -> Array:
-    """The same array, computed once and as a whole on CPUs, where XLA would work it out anew inside of its users."""
-    return jax.lax.optimization_barrier(x) if sharding.platform() == "cpu" else x
-
-
-def kept(x: Tree) -> Tree:
-    """What a scan keeps of its steps for the backward pass, in the dtype in which it is kept best.
-
-    Float32 on a CPU, where XLA would copy what it has of all steps at every step, if it were bfloat16.
-    """
-    return jax.tree.map(lambda x: x.astype(jnp.float32), x) if sharding.platform() == "cpu" else x
 
 
 def _forward(spec: str, dtype: str, left: Array, right: Array) -> tuple[Array, tuple[Array, Array]]:

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 
 from rcsd_jax import sharding
 from rcsd_jax.lm.architecture import Architecture, Compute, LoraConfig
-from rcsd_jax.lm.attention import Rotation, attention, rotate, rotation_of
+from rcsd_jax.lm.attention import Rotation, attention, attention_kept, rotate, rotation_of
+from rcsd_jax.lm.cpu import widened
 from rcsd_jax.lm.elementwise import swiglu
-from rcsd_jax.lm.kernels import attention_kept
-from rcsd_jax.lm.products import kept
 from rcsd_jax.lm.weights import Linear, Norm, Table, project
 from rcsd_jax.types import Array, Tree
 
@@ -93,7 +92,7 @@ class Block(nn.Module):
         """One layer over whole rows; the None is for ``nn.scan``."""
         x_BTD = x_BTD.astype(self.compute.dtype)
         q, k, v = self.project_qkv(x_BTD, rotation)
-        return kept(self.finish(x_BTD, attention(self._attention, q, k, v, segments_BT))), None
+        return widened(self.finish(x_BTD, attention(self._attention, q, k, v, segments_BT))), None
 
     def with_prefix(
         self, x: tuple[Array, Array], rotations: tuple[Rotation, Rotation], valid: tuple[Array, Array]
@@ -105,7 +104,7 @@ class Block(nn.Module):
         q_own, k_own, v_own = self.project_qkv(x_BCD, of_completions)
         x_GPD = self.finish(x_GPD, attention(self._attention, q, k, v, valid_GP))
         own = attention(self._attention, q_own, k_own, v_own, valid_BC, prefix=(k, v, valid_GP))
-        return kept((x_GPD, self.finish(x_BCD, own))), None
+        return widened((x_GPD, self.finish(x_BCD, own))), None
 
     @property
     def _attention(self) -> str:
@@ -173,7 +172,7 @@ class Transformer(nn.Module):
 
     def _through_layers(self, method: str, x: Tree, rotations: Tree, segments: Tree) -> Tree:
         if self.compute.scan_layers or self.is_initializing():
-            return self._computed(getattr(self.layers, method)(kept(x), rotations, segments)[0])
+            return self._computed(getattr(self.layers, method)(widened(x), rotations, segments)[0])
         block = Block(self.architecture, self.compute, self.lora, parent=None)
 
         def layer(weights: Tree, x: Tree) -> Tree:

@@ -18,6 +18,7 @@ import tiny_pod
 from etils import epath
 
 from rcsd_jax import checkpoint, config, ending, hosts, preflight, sharding
+from rcsd_jax.lm import cpu
 from rcsd_jax.workdir import Workdir
 
 folder = Path(sys.argv[1])
@@ -45,6 +46,11 @@ def another_config(me):
 
 def another_version(me):
     with changed(preflight, "packages", lambda: {"jax": f"0.{me}"}):
+        return hold(folder / "shared" / "run")
+
+
+def another_processor(me):
+    with changed(cpu, "has_matrix_unit", lambda: me == 1):
         return hold(folder / "shared" / "run")
 
 
@@ -138,8 +144,8 @@ def main():
     own.mkdir()
     (own / "questions.jsonl").write_text(f'{{"id": {me}}}\n')
     os.chdir(own)
-    cases = another_config, another_version, other_data, disks_of_their_own, first_fails, one_is_silent, one_fails
-    for case in (*cases, taken, alike, damaged):
+    cases = another_config, another_version, another_processor, other_data, disks_of_their_own, first_fails, one_fails
+    for case in (*cases, one_is_silent, taken, alike, damaged):
         try:
             told = case(me)
         except ValueError as error:

@@ -42,6 +42,7 @@ NAME = socket.gethostname()
     [
         ("another_config", f"host 1 ({NAME}) has config.seed 1, host 0 ({NAME}) has 0"),
         ("another_version", f"host 1 ({NAME}) has packages.jax '0.1', host 0 ({NAME}) has '0.0'"),
+        ("another_processor", f"host 1 ({NAME}) has processor.matrix unit True, host 0 ({NAME}) has False"),
         ("other_data", f"host 1 ({NAME}) has files.questions.jsonl "),
         ("disks_of_their_own", "host 1 cannot see what host 0 writes to run: give a --workdir that all hosts share"),
         ("first_fails", "no such split"),
