@@ -2,7 +2,7 @@
 
     bash launch/quickstart.sh
 
-Cost: about ten minutes on 2 CPU cores. Numbers to expect: the table in README.md.
+Cost: eleven to fourteen minutes on 2 CPU cores. Numbers to expect: the table in README.md.
 
 ``common`` is one experiment; every part is that experiment with a few values changed. The base model learns the science
 world's pretraining split from scratch: to answer from noisy rationales, to follow a rubric or a reference answer in its
