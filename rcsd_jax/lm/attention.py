@@ -113,10 +113,10 @@ def attention_kept(primitive: Any, *operands: Any, **parameters: Any) -> bool:
 
     Of cuDNN they have columns for the prefix too, as the kernel does.
     """
-    return primitive.name == kernels.CUDNN_FORWARD or _IS_NAMED(primitive, *operands, **parameters)
+    return primitive.name == kernels.CUDNN_FORWARD or _is_named(primitive, *operands, **parameters)
 
 
-_IS_NAMED = jax.checkpoint_policies.save_only_these_names(kernels.ATTENDED)
+_is_named = jax.checkpoint_policies.save_only_these_names(kernels.ATTENDED)
 
 
 def _capability() -> float:

@@ -14,8 +14,8 @@ from rcsd_jax.lm import cpu
 from rcsd_jax.types import Array
 
 # Up to FEW rows are those of a step of decoding, not of a training batch, and multiply faster on a CPU as the second
-# operand; not TOO_FEW in bfloat16 without a matrix unit, which XLA pads to whole registers. (In this order 8 rows took
-# 1.4 times as long on an EPYC with AVX512-BF16, 32 rows 0.8, and on a Xeon with AMX 8 rows half as long.)
+# operand; not TOO_FEW in bfloat16 without a matrix unit, which XLA pads to whole registers. (Decoding 8 rows in
+# this order took a tenth longer on an EPYC with AVX512-BF16, and half as long on a Xeon with AMX.)
 FEW, TOO_FEW = 64, 31
 
 
